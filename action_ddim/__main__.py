@@ -1,0 +1,8 @@
+"""`python -m action_ddim` is `action-ddim`."""
+
+import sys
+
+from action_ddim.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The doors: `action-ddim train` and `generate`, and the two scripts that are the same under other names.
+
+Each verb takes the arguments after it, and returns the exit code. A mistake ends in one line on stderr.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from action_ddim.config import OneLineParser, parse_train_config
+from action_ddim.errors import RunError, UserError
+from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
+
+
+def train(argv: list[str], prog: str | None = None) -> int:
+    """Train a DDIM model of actions."""
+
+    def run() -> None:
+        config = parse_train_config(argv, prog)
+        # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
+        from action_ddim.training import train as train_model
+
+        train_model(config)
+
+    return _in_one_line(run)
+
+
+def generate(argv: list[str], prog: str | None = None) -> int:
+    """Write synthetic clicks and swipes."""
+
+    def run() -> None:
+        arguments = vars(_generate_parser(prog).parse_args(argv))
+        writing = {name: arguments.pop(name) for name in ("output_dir", "sequences_per_file", "overwrite")}
+        config = GestureConfig(**arguments)
+        write_dataset(config, **writing)
+        print(f"{config.num_sequences} sequences of {config.sequence_length} steps are in {writing['output_dir']}")
+
+    return _in_one_line(run)
+
+
+def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
+    default = GestureConfig()
+    parser = OneLineParser(
+        prog=prog,
+        description="Write synthetic clicks and swipes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--output_dir", required=True, default=argparse.SUPPRESS, help="folder to write, made if missing")
+    add("--num_sequences", type=int, default=default.num_sequences, help="how many to write")
+    add("--action_type", choices=ACTION_TYPES, default=default.action_type, help="mixed: 27%% clicks, the rest swipes")
+    add("--min_delta_t_pct", type=float, default=default.min_delta_t_pct, help="shortest press, fraction of the length")
+    add("--max_delta_t_pct", type=float, default=default.max_delta_t_pct, help="longest press, fraction of the length")
+    add("--sequence_length", type=int, default=default.sequence_length, help="time steps a sequence")
+    add("--sequences_per_file", type=int, default=1000, help="sequences a file")
+    add("--seed", type=int, default=default.seed, help="the same seed gives the same sequences")
+    add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
+    add("--overwrite", action="store_true", help="replace the data set in the folder")
+    return parser
+
+
+def _in_one_line(run: Callable[[], None]) -> int:
+    """Run a verb; return its exit code, and print what a person can mend as one line, on the first process only."""
+    try:
+        run()
+    except (UserError, RunError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+VERBS = {"train": train, "generate": generate}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `action-ddim VERB ...`."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in VERBS:
+        return VERBS[argv[0]](argv[1:], prog=f"action-ddim {argv[0]}")
+    lines = [f"  {name:<10}{verb.__doc__}" for name, verb in VERBS.items()]
+    usage = "\n".join(["usage: action-ddim VERB ...", "", *lines, "", "action-ddim VERB --help lists a verb's flags."])
+    asked = bool(argv) and argv[0] in ("-h", "--help")
+    print(usage, file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2

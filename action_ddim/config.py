@@ -1,0 +1,224 @@
+"""`TrainConfig`: every setting of a training run, documented and validated; the command line is built from its fields."""
+
+import argparse
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+
+from action_ddim.errors import UserError
+
+# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 512 / d, so that one
+# value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
+LR_BASE_WIDTH = 512
+SCALED_LR_CEILING = 3.2e-3
+
+
+def _flag(
+    help: str, *, default=dataclasses.MISSING, group: str, choices: tuple[str, ...] | None = None, above=None, at_least=None
+):
+    """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`."""
+    metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The settings of a run; each field is the flag of the same name, and its metadata says what it means.
+
+    Raises:
+        UserError: a value is out of its range, in one line that names the flag.
+    """
+
+    data_dir: str = _flag("folder of the training data, *_actions.npy", group="data")
+    val_data_dir: str = _flag("folder of the validation data, *_actions.npy", group="data")
+    seq_len: int | None = _flag(
+        "time steps a sequence; by default what the folder's dataset.json says, else 250",
+        default=None,
+        group="data",
+        at_least=1,
+    )
+
+    d_model: int = _flag("width of the transformer; 32 to 512 recommended", default=128, group="model", at_least=1)
+    num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
+    nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
+    patch_size: int = _flag(
+        "time steps a token; fewer are finer, and slower in proportion", default=5, group="model", at_least=1
+    )
+    dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
+
+    prediction_type: str = _flag(
+        "what the network predicts: the clean actions, the noise, or v",
+        default="sample",
+        group="diffusion",
+        choices=("sample", "epsilon", "v_prediction"),
+    )
+    beta_schedule: str = _flag(
+        "noise schedule, by its diffusers name",
+        default="squaredcos_cap_v2",
+        group="diffusion",
+        choices=("squaredcos_cap_v2", "linear", "scaled_linear"),
+    )
+    num_train_timesteps: int = _flag("diffusion timesteps in training", default=1000, group="diffusion", at_least=1)
+    snr_gamma: float | None = _flag(
+        "gamma of the min-SNR loss weight (5 is usual); by default no weight", default=None, group="diffusion", above=0
+    )
+    velocity_weight: float = _flag(
+        "weight of the loss on first differences, which keeps strokes smooth; 0 is off",
+        default=10.0,
+        group="diffusion",
+        at_least=0,
+    )
+
+    batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
+    num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1)
+    lr: float = _flag(
+        f"peak learning rate, 1e-5 to 1e-2, at width {LR_BASE_WIDTH}: a model of another width trains at"
+        f" lr * {LR_BASE_WIDTH} / d_model, scaled up to {SCALED_LR_CEILING:g} at most",
+        default=1e-4,
+        group="training",
+        above=0,
+    )
+    warmup_steps: int = _flag(
+        "updates of linear warm-up, at most a tenth of the run; then a cosine to 0", default=100, group="training", at_least=0
+    )
+    weight_decay: float = _flag("decoupled weight decay of AdamW", default=1e-4, group="training", at_least=0)
+    max_grad_norm: float = _flag("gradients are clipped to this norm", default=1.0, group="training", above=0)
+    gradient_accumulation_steps: int = _flag("batches an update", default=1, group="training", at_least=1)
+    ema_decay: float = _flag(
+        "decay of the moving average of the weights, 0 to below 1", default=0.999, group="training", at_least=0
+    )
+    mixed_precision: str | None = _flag(
+        "by default what `accelerate launch` or its config says, else none",
+        default=None,
+        group="training",
+        choices=("no", "fp16", "bf16"),
+    )
+    seed: int = _flag("seed of weights, data order and noise", default=0, group="training", at_least=0)
+
+    recon_strength: float = _flag(
+        "validation: how far up the noise schedule sequences go before they are reconstructed, above 0 to 1",
+        default=0.5,
+        group="validation",
+        above=0,
+    )
+    recon_steps: int = _flag(
+        "validation: DDIM steps over the whole schedule, of which the strength's share is taken",
+        default=10,
+        group="validation",
+        at_least=1,
+    )
+    eval_sequences: int = _flag(
+        "validation: sequences each epoch; the last epoch takes all", default=256, group="validation", at_least=1
+    )
+    eval_batch_size: int = _flag("validation: sequences a batch", default=256, group="validation", at_least=1)
+
+    device: str = _flag(
+        "auto takes a CUDA GPU where there is one", default="auto", group="system", choices=("auto", "cpu", "cuda")
+    )
+    save_dir: str = _flag("the run folder; one that holds an earlier run is moved aside", default="checkpoints", group="system")
+    checkpointing_epochs: int = _flag(
+        "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0
+    )
+    plot_epochs: int = _flag("epochs between plots; 0 for those at the end only", default=10, group="system", at_least=0)
+    report_to: tuple[str, ...] = _flag(
+        "trackers, one or several", default=("wandb",), group="system", choices=("wandb", "tensorboard", "none")
+    )
+    wandb_project: str = _flag("name of the tracker's project", default="action-diffusion-test", group="system")
+
+    def __post_init__(self):
+        object.__setattr__(self, "report_to", tuple(self.report_to))
+        for item in dataclasses.fields(self):
+            _check_field(item, getattr(self, item.name))
+        if self.d_model % self.nhead:
+            raise UserError(
+                f"--d_model {self.d_model} is not divisible by --nhead {self.nhead}; choose a --nhead that divides it"
+            )
+        if self.d_model % 2:
+            raise UserError(f"--d_model is {self.d_model}; give an even number, its halves hold sines and cosines")
+        for name in ("dropout", "ema_decay"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"--{name} is {getattr(self, name):g}; give 0 to below 1")
+        if self.recon_strength > 1:
+            raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
+        if self.recon_steps > self.num_train_timesteps:
+            raise UserError(
+                f"--recon_steps {self.recon_steps} is more than --num_train_timesteps {self.num_train_timesteps}; lower it"
+            )
+        if self.report_to != ("none",) and "none" in self.report_to:
+            raise UserError("--report_to none excludes the other trackers; leave one of them out")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, once `--lr` is scaled to this width."""
+        scaled = self.lr * LR_BASE_WIDTH / self.d_model
+        return scaled if scaled <= self.lr else max(self.lr, min(scaled, SCALED_LR_CEILING))
+
+
+def _check_field(item: dataclasses.Field, value) -> None:
+    """Hold a value against the choices and bounds of its field."""
+    flag, choices = f"--{item.name}", item.metadata["choices"]
+    if value is None:
+        return
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"{flag} is blank; give a value")
+    if choices:
+        for chosen in value if isinstance(value, tuple) else (value,):
+            if chosen not in choices:
+                raise UserError(f"{flag} is {chosen!r}; choose from {', '.join(choices)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} is {value}; give a finite number")
+    if item.metadata["above"] is not None and value <= item.metadata["above"]:
+        raise UserError(f"{flag} is {value:g}; give a number above {item.metadata['above']}")
+    if item.metadata["at_least"] is not None and value < item.metadata["at_least"]:
+        raise UserError(f"{flag} is {value:g}; give at least {item.metadata['at_least']}")
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose mistakes become a `UserError` instead of a usage text and an exit."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise UserError(f"{message}; --help lists the flags")
+
+
+def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
+    """Parse the command line of the trainer.
+
+    Raises:
+        UserError: an argument is unknown, missing, blank or out of its range.
+    """
+    if any(not argument.strip() for argument in argv):
+        raise UserError(
+            "an argument is blank: after a line's last backslash the shell takes no comment and no space;"
+            " put comments on lines of their own above the command"
+        )
+    parser = OneLineParser(
+        prog=prog,
+        description="Train a DDIM diffusion model of pointer and touch actions.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for item in dataclasses.fields(TrainConfig):
+        name = item.metadata["group"]
+        group = groups.setdefault(name, parser.add_argument_group(name))
+        _add_argument(group, item)
+    return TrainConfig(**vars(parser.parse_args(argv)))
+
+
+def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> None:
+    kind = item.type
+    if isinstance(kind, types.UnionType):  # `int | None`
+        kind = typing.get_args(kind)[0]
+    several = typing.get_origin(kind) is tuple
+    required = item.default is dataclasses.MISSING
+    group.add_argument(
+        f"--{item.name}",
+        type=str if several else kind,
+        nargs="+" if several else None,
+        default=argparse.SUPPRESS if required or item.default is None else item.default,
+        required=required,
+        choices=item.metadata["choices"],
+        help=item.metadata["help"].replace("%", "%%"),
+    )

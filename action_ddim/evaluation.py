@@ -1,0 +1,92 @@
+"""How good a pipeline is on held-out actions, sequence by sequence, so that the work splits over processes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from action_ddim.actions import to_model_space
+from action_ddim.loss import diffusion_loss, draw_noise
+from action_ddim.metrics import sequence_statistics
+from action_ddim.pipeline import ActionDDIMPipeline
+from action_ddim.randomness import Stream, seeded_generator
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How sequences are noised and reconstructed: the arguments of `ActionDDIMPipeline.reconstruct`, and a seed."""
+
+    seed: int = 0
+    strength: float = 0.5
+    num_inference_steps: int = 10
+
+
+@torch.no_grad()
+def validation_loss(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, *, seed: int, **loss_settings
+) -> np.ndarray:
+    """Return the training objective of each sequence, `(N,)`.
+
+    Noise and timestep are functions of (seed, index of the sequence): the same in every epoch and in any batch.
+
+    Args:
+        actions: `(N, L, 3)` in [0, 1].
+        indices: `(N,)`, the place of each sequence in its data set.
+        loss_settings: `snr_gamma` and `velocity_weight` of `diffusion_loss`.
+    """
+    noise, timesteps = [], []
+    for index in indices.tolist():
+        generator = seeded_generator(Stream.VALIDATION_LOSS, seed, index)
+        timesteps.append(torch.randint(pipeline.scheduler.config.num_train_timesteps, (1,), generator=generator))
+        noise.append(draw_noise((1, *actions.shape[1:]), generator))
+    device = pipeline.device
+    sample = to_model_space(torch.as_tensor(actions, device=device))
+    loss = diffusion_loss(
+        pipeline.denoiser,
+        pipeline.scheduler,
+        sample,
+        torch.cat(noise).to(device),
+        torch.cat(timesteps).to(device),
+        **loss_settings,
+    )
+    return loss.cpu().double().numpy()
+
+
+def reconstruct(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
+) -> np.ndarray:
+    """Return soft reconstructions `(N, L, 3)`; the noise is a function of (seed, index of the sequence)."""
+    generators = [seeded_generator(Stream.RECONSTRUCTION, settings.seed, index) for index in indices.tolist()]
+    reconstruction = pipeline.reconstruct(
+        actions,
+        strength=settings.strength,
+        num_inference_steps=settings.num_inference_steps,
+        generator=generators,
+        output_type="pt",
+        return_dict=False,
+    )[0]
+    return reconstruction.float().cpu().numpy()
+
+
+def noised(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
+) -> np.ndarray:
+    """Return what `reconstruct` starts from, `(N, L, 3)`, in the range of actions but not clamped to it."""
+    generators = [seeded_generator(Stream.RECONSTRUCTION, settings.seed, index) for index in indices.tolist()]
+    noise = torch.cat([draw_noise((1, *actions.shape[1:]), generator) for generator in generators])
+    timestep = torch.tensor(pipeline.timesteps_below(settings.strength, settings.num_inference_steps)[:1])
+    noisy = pipeline.scheduler.add_noise(to_model_space(torch.as_tensor(actions)), noise, timestep)
+    return ((noisy + 1) / 2).numpy()
+
+
+def evaluate_batch(
+    pipeline: ActionDDIMPipeline,
+    actions: np.ndarray,
+    indices: np.ndarray,
+    settings: ReconstructionSettings,
+    **loss_settings,
+) -> dict[str, np.ndarray]:
+    """Return the loss and the reconstruction statistics of each sequence, arrays `(N,)`, for `metrics.summarize`."""
+    reconstruction = reconstruct(pipeline, actions, indices, settings)
+    loss = validation_loss(pipeline, actions, indices, seed=settings.seed, **loss_settings)
+    return {"loss": loss, **sequence_statistics(actions, reconstruction)}

@@ -1,0 +1,21 @@
+"""Explicit random streams: every draw is a pure function of a key such as (seed, rank, batch)."""
+
+import enum
+
+import numpy as np
+import torch
+
+
+class Stream(enum.IntEnum):
+    """What a stream is for: draws for different purposes never share their numbers."""
+
+    TRAINING = 0
+    VALIDATION_LOSS = 1
+    RECONSTRUCTION = 2
+    SAMPLES = 3
+
+
+def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator for a key of non-negative integers; keys that differ give independent streams."""
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(seed)

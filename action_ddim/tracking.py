@@ -1,0 +1,64 @@
+"""Experiment trackers through Accelerate: wandb that never prompts, tensorboard, or none."""
+
+import importlib.util
+import netrc
+import os
+import typing
+from urllib.parse import urlparse
+
+import numpy as np
+
+from action_ddim.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from accelerate import Accelerator
+
+WANDB_INIT_TIMEOUT_S = 30  # an unreachable server must not hold up the run
+_MODULES = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
+
+
+def check_trackers(report_to: tuple[str, ...]) -> None:
+    """Raise a UserError where a tracker's package is missing; Accelerate would drop the tracker without a word."""
+    for name in report_to:
+        if name in _MODULES and not any(importlib.util.find_spec(module) for module in _MODULES[name]):
+            raise UserError(
+                f"--report_to {name} needs a package that is not installed; pip install {name}, or --report_to none"
+            )
+
+
+def wandb_has_key() -> bool:
+    """Say whether wandb can log in without asking: a key in the environment, or one that `wandb login` has stored."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def start_trackers(accelerator: "Accelerator", project: str, settings: dict, folder: str) -> None:
+    """Start the accelerator's trackers and give them the settings. MUST be called on every rank."""
+    init_kwargs = {}
+    if "wandb" in [str(name) for name in accelerator.log_with]:
+        import wandb
+
+        wandb_settings = wandb.Settings(silent=True, init_timeout=WANDB_INIT_TIMEOUT_S)
+        init_kwargs["wandb"] = {"dir": folder, "settings": wandb_settings}
+        if "WANDB_MODE" not in os.environ and not wandb_has_key():
+            init_kwargs["wandb"]["mode"] = "offline"
+            accelerator.print(
+                f"wandb has no key and records offline; `wandb login` first, or `wandb sync {folder}/wandb/*` later"
+            )
+    # tensorboard takes numbers, strings and booleans only.
+    flat = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
+    accelerator.init_trackers(project, config=flat, init_kwargs=init_kwargs)
+
+
+def log_image(accelerator: "Accelerator", key: str, image: np.ndarray, step: int) -> None:
+    """Give an RGB image `(H, W, 3)` of bytes to every tracker that takes images."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "wandb":
+            tracker.log_images({key: [image]}, step=step)
+        elif tracker.name == "tensorboard":
+            tracker.log_images({key: image[None]}, step=step, dataformats="NHWC")

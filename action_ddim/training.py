@@ -1,0 +1,391 @@
+"""`train(config)`: build, prepare, loop, evaluate, log, save; the same on one process and on many.
+
+Per process and batch: fetch, noise, loss, backward; per update: clip, step, learning rate, moving average. Data order
+is a function of (seed, epoch), training noise of (seed, rank, batch); see `randomness.py`.
+"""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import __version__ as accelerate_version
+from accelerate.utils import gather_object, set_seed
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+import action_ddim
+from action_ddim import evaluation, plots, tracking
+from action_ddim.actions import to_model_space
+from action_ddim.checkpoint import RunFolder, averaged_weights, ema_state_dict
+from action_ddim.config import LR_BASE_WIDTH, TrainConfig
+from action_ddim.dataset import ActionDataset
+from action_ddim.denoiser import ActionTransformer1DModel
+from action_ddim.errors import RunError, UserError
+from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.metrics import summarize
+from action_ddim.pipeline import ActionDDIMPipeline
+from action_ddim.randomness import Stream, seeded_generator
+from action_ddim.scheduler import ExactDDIMScheduler
+
+ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
+REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
+NUM_PLOTTED = 6
+NUM_SAMPLES = 10
+NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
+MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
+
+
+@dataclass
+class Run:
+    """What the stages of a run share."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    val_data: ActionDataset
+    loader: Any  # a DataLoader, as prepared
+    denoiser: torch.nn.Module  # as prepared: wrapped where Accelerate wraps
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+    ema: EMAModel
+    pipeline: ActionDDIMPipeline  # of the bare denoiser
+    update: int = 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return math.ceil(len(self.loader) / self.config.gradient_accumulation_steps)
+
+    @property
+    def reconstruction(self) -> evaluation.ReconstructionSettings:
+        config = self.config
+        return evaluation.ReconstructionSettings(config.seed, config.recon_strength, config.recon_steps)
+
+    @property
+    def loss_settings(self) -> dict:
+        return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
+
+
+def train(config: TrainConfig) -> dict[str, float]:
+    """Train a model, leave it in the run folder, and return the metrics of the last epoch.
+
+    Raises:
+        UserError: the data, the folder or the device is not as it should be; nothing was trained or written.
+        RunError: the run cannot go on: out of memory, or the loss is not finite.
+    """
+    folder = RunFolder(config.save_dir)
+    check_device(config.device)
+    tracking.check_trackers(config.report_to)
+    folder.check()
+    train_data, val_data = open_data(config)
+    accelerator = make_accelerator(config)
+    with failures_explained(folder):
+        run = build(config, accelerator, folder, train_data, val_data)
+        start(run, len(train_data))
+        for epoch in range(1, config.num_epochs + 1):
+            last = epoch == config.num_epochs
+            metrics = train_epoch(run, epoch)
+            metrics |= validate(run, validation_indices(config, len(val_data), everything=last))
+            log_epoch(run, epoch, metrics)
+            if last or is_due(epoch, config.plot_epochs):
+                plot_epoch(run, epoch, last)
+            if last or is_due(epoch, config.checkpointing_epochs):
+                save(run, epoch)
+        finish(run)
+    return metrics
+
+
+def check_device(device: str) -> None:
+    """Raise a UserError where the device is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu, or a CUDA build of torch"
+        )
+
+
+def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
+    """Open the training and the validation data, and validate every value of both."""
+    train_data = ActionDataset(config.data_dir, config.seq_len)
+    val_data = ActionDataset(config.val_data_dir, config.seq_len)
+    if train_data.seq_len != val_data.seq_len:
+        raise UserError(
+            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
+            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
+        )
+    train_data.validate()
+    val_data.validate()
+    return train_data, val_data
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Place the run: Accelerate reads the rest from its launcher."""
+    return Accelerator(
+        cpu=config.device == "cpu" or not torch.cuda.is_available(),
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=[name for name in config.report_to if name != "none"],
+        project_dir=config.save_dir,
+        # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
+        step_scheduler_with_optimizer=False,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+    )
+
+
+def build(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
+) -> Run:
+    """Make and prepare model, optimizer, loader, learning-rate schedule and moving average."""
+    set_seed(config.seed)  # the same weights on every rank
+    denoiser = ActionTransformer1DModel(
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        nhead=config.nhead,
+        patch_size=config.patch_size,
+        seq_len=train_data.seq_len,
+        dropout=config.dropout,
+    )
+    set_seed(config.seed, device_specific=True)  # dropout differs between ranks
+    loader = DataLoader(train_data, config.batch_size, shuffle=True, collate_fn=_as_it_is)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
+    )
+    pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
+    pipeline.set_progress_bar_config(disable=True)
+    loader = accelerator.prepare(loader)  # first, because its length on this rank sets the learning-rate schedule
+    total = config.num_epochs * math.ceil(len(loader) / config.gradient_accumulation_steps)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
+    prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
+    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
+    return Run(config, accelerator, folder, val_data, loader, prepared, optimizer, lr_scheduler, ema, pipeline)
+
+
+def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
+    """Make the scheduler that noises in training and samples ever after; its config is saved with the pipeline."""
+    return ExactDDIMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        timestep_spacing="trailing",  # starts at the last timestep, the one that is all noise
+        clip_sample=True,
+        clip_sample_range=1.0,
+    )
+
+
+def start(run: Run, num_train_sequences: int) -> None:
+    """Make the run folder, start the trackers, and say what will be trained."""
+    config, accelerator = run.config, run.accelerator
+    facts = {
+        "peak_lr": config.peak_lr,
+        "num_parameters": run.pipeline.denoiser.num_parameters(),
+        "num_processes": accelerator.num_processes,
+        "global_batch_size": config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes,
+        "num_updates": run.updates_per_epoch * config.num_epochs,
+        "num_train_sequences": num_train_sequences,
+        "num_val_sequences": len(run.val_data),
+        "seq_len": run.val_data.seq_len,
+        "device": str(accelerator.device),
+        "mixed_precision": accelerator.mixed_precision,
+    }
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate_version}
+    settings = dataclasses.asdict(config)
+    if accelerator.is_main_process:
+        moved = run.folder.create()
+        if moved:
+            print(f"{run.folder.path} held an earlier run, which is now {moved}")
+        run.folder.write_config(
+            {"action_ddim": action_ddim.__version__, "settings": settings, "run": facts, "versions": versions}
+        )
+    accelerator.wait_for_everyone()
+    tracking.start_trackers(accelerator, config.wandb_project, settings | facts, str(run.folder.path))
+    accelerator.print(
+        f"{num_train_sequences} training and {len(run.val_data)} validation sequences of {run.val_data.seq_len} steps;"
+        f" {facts['num_parameters']:,} parameters on {accelerator.device}"
+    )
+    accelerator.print(
+        f"{facts['num_updates']} updates of {facts['global_batch_size']} sequences (batch {config.batch_size}"
+        f" x {config.gradient_accumulation_steps} accumulated x {accelerator.num_processes} processes);"
+        f" lr {config.lr:g} at width {LR_BASE_WIDTH} is {config.peak_lr:g} at {config.d_model}"
+    )
+
+
+def train_epoch(run: Run, epoch: int) -> dict[str, float]:
+    """Pass through the training data once."""
+    config, accelerator = run.config, run.accelerator
+    run.denoiser.train()
+    run.loader.set_epoch(epoch)
+    losses, grad_norms, num_sequences, started = [], [], 0, time.perf_counter()
+    bar = tqdm(total=run.updates_per_epoch, desc=f"epoch {epoch}/{config.num_epochs}", unit="it", leave=False)
+    bar.disable = not accelerator.is_main_process
+    for index, actions in enumerate(run.loader):
+        # Batches are counted from the run's start, so that each has noise of its own.
+        batch = (epoch - 1) * len(run.loader) + index
+        with accelerator.accumulate(run.denoiser):
+            loss = batch_loss(run, actions, batch)
+            accelerator.backward(loss)
+            losses.append(loss.detach())
+            if accelerator.sync_gradients:
+                grad_norms.append(accelerator.clip_grad_norm_(run.denoiser.parameters(), config.max_grad_norm))
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        num_sequences += len(actions)
+        if accelerator.sync_gradients:
+            finish_update(run)
+            bar.update()
+            if run.update % REFRESH_UPDATES == 0 or index + 1 == len(run.loader):
+                lr = run.lr_scheduler.get_last_lr()[0]
+                bar.set_postfix(loss=f"{finite_mean(run, losses[-REFRESH_UPDATES:]):.4f}", lr=f"{lr:.2e}")
+    bar.close()
+    mean_loss = torch.tensor([finite_mean(run, losses)], device=accelerator.device)
+    return {
+        "train/loss": accelerator.gather(mean_loss).mean().item(),
+        "train/lr": run.lr_scheduler.get_last_lr()[0],
+        "train/grad_norm": torch.stack(grad_norms).mean().item(),
+        "train/sequences_per_second": num_sequences * accelerator.num_processes / (time.perf_counter() - started),
+    }
+
+
+def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
+    """Noise a batch `(B, L, 3)` of actions and return its mean loss."""
+    key = (Stream.TRAINING, run.config.seed, run.accelerator.process_index, batch)
+    generator = seeded_generator(*key, device=actions.device)
+    sample = to_model_space(actions)
+    timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator)
+    noise = draw_noise(tuple(sample.shape), generator)
+    return diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings).mean()
+
+
+def finish_update(run: Run) -> None:
+    """Advance the learning rate, the moving average and the count."""
+    run.lr_scheduler.step()
+    run.ema.step(run.pipeline.denoiser.parameters())
+    run.update += 1
+
+
+def finite_mean(run: Run, losses: list[torch.Tensor]) -> float:
+    """Return the mean loss; end the run where it is not finite, since the weights are then lost."""
+    mean = torch.stack(losses).mean().item()
+    if not math.isfinite(mean):
+        checkpoint = run.folder.latest_checkpoint()
+        good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        raise RunError(f"the loss is {mean} after {run.update} updates; {NAN_ADVICE}; {good}")
+    return mean
+
+
+def is_due(epoch: int, every: int) -> bool:
+    """Say whether something done every so many epochs, 0 for never, is due after this one."""
+    return every > 0 and epoch % every == 0
+
+
+def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
+    """Return the places of the sequences to validate on: all, or the same random subset in every epoch."""
+    if everything or config.eval_sequences >= num_sequences:
+        return np.arange(num_sequences)
+    rng = np.random.default_rng(config.seed)
+    return np.sort(rng.choice(num_sequences, config.eval_sequences, replace=False))
+
+
+def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
+    """Measure the averaged weights; every rank takes a share, and no sequence counts twice."""
+    config, accelerator = run.config, run.accelerator
+    share = indices[accelerator.process_index :: accelerator.num_processes]
+    parts = []
+    with averaged_weights(run.ema, run.pipeline.denoiser):
+        for first in range(0, len(share), config.eval_batch_size):
+            batch = share[first : first + config.eval_batch_size]
+            actions = run.val_data.read(batch).numpy()
+            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.loss_settings)
+            parts.append({"index": batch, **statistics})
+    parts = gather_object(parts)
+    # In order of index, so that sums are the same for any number of processes.
+    order = np.argsort(np.concatenate([part["index"] for part in parts]))
+    statistics = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics)}
+    return {f"val/{name}": value for name, value in metrics.items()}
+
+
+def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
+    """Give the metrics to the trackers and metrics.csv, and print the key ones."""
+    accelerator = run.accelerator
+    accelerator.log({"epoch": epoch, **metrics}, step=run.update)
+    if accelerator.is_main_process:
+        run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
+        value = {name.removeprefix("val/"): number for name, number in metrics.items()}
+        tqdm.write(
+            f"epoch {epoch}/{run.config.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
+            f"  mse {value['mse']:.5f}  coord_mse {value['coord_mse']:.5f}  press {value['press_accuracy']:.4f}"
+            f"  SNR {value['mean_snr_db']:.1f} dB  variance {value['variance_ratio_x']:.2f}/{value['variance_ratio_y']:.2f}"
+            f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
+            f"  {value['train/sequences_per_second']:.0f} seq/s"
+        )
+
+
+def plot_epoch(run: Run, epoch: int, last: bool) -> None:
+    """Draw reconstructions, and at the end samples, to `plots/` and the trackers."""
+    config, accelerator = run.config, run.accelerator
+    if not accelerator.is_main_process:
+        return
+    batch = validation_indices(config, len(run.val_data), everything=False)[:NUM_PLOTTED]
+    actions = run.val_data.read(batch).numpy()
+    figures = {}
+    with averaged_weights(run.ema, run.pipeline.denoiser):
+        noisy = evaluation.noised(run.pipeline, actions, batch, run.reconstruction)
+        reconstructed = evaluation.reconstruct(run.pipeline, actions, batch, run.reconstruction)
+        figures[f"val/reconstructions_epoch_{epoch}"] = plots.plot_reconstructions(actions, noisy, reconstructed)
+        if last:
+            generator = seeded_generator(Stream.SAMPLES, config.seed)
+            samples = run.pipeline(NUM_SAMPLES, num_inference_steps=50, generator=generator, return_dict=False)[0]
+            figures["val/samples"] = plots.plot_samples(samples)
+    run.folder.plots.mkdir(exist_ok=True)
+    for key, figure in figures.items():
+        figure.savefig(run.folder.plots / f"{key.removeprefix('val/')}.png", dpi=100)
+        if accelerator.trackers:
+            tracking.log_image(accelerator, key, plots.figure_to_image(figure), step=run.update)
+
+
+def save(run: Run, epoch: int) -> None:
+    """Write a checkpoint, and `pipeline/` anew."""
+    ema_state = ema_state_dict(run.ema, run.pipeline.denoiser)
+    run.folder.save_checkpoint(run.accelerator, ema_state, epoch=epoch, update=run.update)
+    if run.accelerator.is_main_process:
+        with averaged_weights(run.ema, run.pipeline.denoiser):
+            run.folder.save_pipeline(run.pipeline)
+    run.accelerator.wait_for_everyone()
+
+
+def finish(run: Run) -> None:
+    """Close the trackers, and say where everything lies."""
+    run.accelerator.end_training()
+    folder = run.folder
+    run.accelerator.print(
+        f"model: {folder.pipeline}   metrics: {folder.path / 'metrics.csv'}   plots: {folder.plots}"
+        f"   checkpoint: {folder.latest_checkpoint()}"
+    )
+
+
+@contextmanager
+def failures_explained(folder: RunFolder) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names the flags that help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
+            raise
+        checkpoint = folder.latest_checkpoint()
+        kept = f"; the last checkpoint is {checkpoint}" if checkpoint else ""
+        raise RunError(f"out of memory; {MEMORY_ADVICE}{kept}") from error
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
+    return batch

@@ -1,0 +1,1 @@
+"""Makes training data for `action_ddim`."""

@@ -1,0 +1,8 @@
+"""Write synthetic clicks and swipes: `python -m augmentation.generate_click_dataset --output_dir D`."""
+
+import sys
+
+from action_ddim.cli import generate
+
+if __name__ == "__main__":
+    sys.exit(generate(sys.argv[1:], prog="python -m augmentation.generate_click_dataset"))
