@@ -13,6 +13,7 @@ CHANNELS = ("x", "y", "press")
 NUM_CHANNELS = len(CHANNELS)
 X, Y, PRESS = range(NUM_CHANNELS)
 DEFAULT_SEQ_LEN = 250
+MIN_SEQ_LEN = 2  # one step has no first difference
 PRESS_THRESHOLD = 0.5
 
 

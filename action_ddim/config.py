@@ -7,12 +7,13 @@ import types
 import typing
 from dataclasses import dataclass, field
 
+from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
 
-# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 512 / d, so that one
+# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 2048 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
-LR_BASE_WIDTH = 512
-SCALED_LR_CEILING = 3.2e-3
+LR_BASE_WIDTH = 2048
+SCALED_LR_CEILING = 6.4e-3
 
 
 def _flag(
@@ -37,14 +38,14 @@ class TrainConfig:
         "time steps a sequence; by default what the folder's dataset.json says, else 250",
         default=None,
         group="data",
-        at_least=1,
+        at_least=MIN_SEQ_LEN,
     )
 
     d_model: int = _flag("width of the transformer; 32 to 512 recommended", default=128, group="model", at_least=1)
     num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
     nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
     patch_size: int = _flag(
-        "time steps a token; fewer are finer, and slower in proportion", default=5, group="model", at_least=1
+        "time steps a token; fewer are finer, and slower in proportion", default=10, group="model", at_least=1
     )
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
 
@@ -140,6 +141,8 @@ class TrainConfig:
         for name in ("dropout", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise UserError(f"--{name} is {getattr(self, name):g}; give 0 to below 1")
+        if self.seed >= 2**32:
+            raise UserError(f"--seed is {self.seed}; give at most {2**32 - 1}")
         if self.recon_strength > 1:
             raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
         if self.recon_steps > self.num_train_timesteps:
@@ -196,7 +199,6 @@ def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
     parser = OneLineParser(
         prog=prog,
         description="Train a DDIM diffusion model of pointer and touch actions.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -212,13 +214,17 @@ def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> No
     if isinstance(kind, types.UnionType):  # `int | None`
         kind = typing.get_args(kind)[0]
     several = typing.get_origin(kind) is tuple
-    required = item.default is dataclasses.MISSING
+    default: typing.Any = item.default
+    required = default is dataclasses.MISSING
+    help_text = item.metadata["help"]
+    if not required and default is not None:
+        help_text += f" (default: {' '.join(default) if several else default})"
     group.add_argument(
         f"--{item.name}",
         type=str if several else kind,
         nargs="+" if several else None,
-        default=argparse.SUPPRESS if required or item.default is None else item.default,
+        default=argparse.SUPPRESS,  # the dataclass has the defaults
         required=required,
         choices=item.metadata["choices"],
-        help=item.metadata["help"].replace("%", "%%"),
+        help=help_text,
     )

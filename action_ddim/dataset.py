@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, NUM_CHANNELS, find_invalid
+from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
 from action_ddim.errors import UserError
 
 MAX_OPEN_FILES = 64  # each map holds a file descriptor; many systems allow a process 256
@@ -62,8 +62,8 @@ class ActionDataset(Dataset):
             raise UserError(f"{path} cannot be read as a JSON object ({error}); mend or remove it") from error
         if stated is None:
             return seq_len or DEFAULT_SEQ_LEN
-        if not isinstance(stated, int) or isinstance(stated, bool) or stated < 1:
-            raise UserError(f"{path} says sequence_length {stated!r}, not a whole number of steps; mend it")
+        if not isinstance(stated, int) or isinstance(stated, bool) or stated < MIN_SEQ_LEN:
+            raise UserError(f"{path} says sequence_length {stated!r}, not a whole number of at least {MIN_SEQ_LEN}; mend it")
         if seq_len is not None and seq_len != stated:
             raise UserError(f"--seq_len is {seq_len}, but {path} says {stated}; leave --seq_len out or mend the file")
         return stated
@@ -95,6 +95,9 @@ class ActionDataset(Dataset):
     def read(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Return the sequences at these places, `(B, L, 3)`."""
         index = np.asarray(indices, dtype=np.int64)
+        index = np.where(index < 0, index + len(self), index)
+        if ((index < 0) | (index >= len(self))).any():
+            raise IndexError(f"an index lies outside the {len(self)} sequences of {self.folder}")
         batch = np.empty((len(index), self.seq_len, NUM_CHANNELS), dtype=np.float32)
         file_of = np.searchsorted(self._ends, index, side="right")
         for file in np.unique(file_of).tolist():
@@ -130,7 +133,7 @@ def map_actions(path: Path, seq_len: int) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header lets errors of zipfile, tokenize and int through too
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as an .npy file of numbers ({reason}); mend or remove it") from error
     if not isinstance(array, np.ndarray):

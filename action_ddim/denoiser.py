@@ -1,91 +1,174 @@
 """The denoiser: a transformer over short runs of time steps, conditioned on the diffusion timestep by adaLN-Zero.
 
-In reading order: block, model. The blocks are those of DiT (arXiv 2212.09748, section 3.2). A token stands for
-`patch_size` steps, and patches overlap: each is read from, and written to, by the tokens beside it too, which is what
-keeps strokes smooth across their borders.
+In reading order: patches in, block, patches out, model. The blocks are those of DiT (arXiv 2212.09748, section 3.2). A
+token stands for `patch_size` time steps, so that attention costs little, and patches overlap: a token reads and writes
+its neighbours' steps too, so that strokes stay smooth across the borders.
 
 Shapes: B batch, L time steps, C channels, P patch size, N = ceil(L / P) tokens, D model width, H heads.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin  # from_pretrained finds the model by the name ModelMixin in this module
+from diffusers import ConfigMixin, ModelMixin  # from_pretrained looks for the name ModelMixin in this module
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_1d_sincos_pos_embed_from_grid
-from diffusers.models.unets.unet_1d import UNet1DOutput
+from diffusers.utils import BaseOutput
 from torch import nn
+
+EXPANSION = 4  # width of hidden layers over d_model
+OVERLAP = 3  # patches that a token reads and writes: its own and one on either side
+
+
+@dataclass
+class ActionTransformer1DOutput(BaseOutput):
+    """What the network predicts, `(B, L, C)`: clean actions, noise or v, as it was trained."""
+
+    sample: torch.Tensor
+
+
+class PatchEmbedding(nn.Module):
+    """Fold P steps into a token, and see the neighbouring patches through a small MLP."""
+
+    def __init__(self, patch_channels: int, d_model: int):
+        super().__init__()
+        self.read = nn.Conv1d(patch_channels, EXPANSION * d_model, OVERLAP, padding=OVERLAP // 2)
+        self.proj = nn.Linear(EXPANSION * d_model, d_model)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        hidden = self.read(patches.transpose(1, 2)).transpose(1, 2)  # (B, N, 4D)
+        return self.proj(F.gelu(hidden, approximate="tanh"))  # (B, N, D)
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Attention, then an MLP, each between a modulated norm and a gate that the timestep sets and that starts at 0."""
+    """Attention, then an MLP, each between a modulated norm and a gate; the gates start at 0, the block as identity."""
 
     def __init__(self, d_model: int, nhead: int, dropout: float):
         super().__init__()
         self.nhead = nhead
-        self.dropout = dropout
         self.modulation = nn.Linear(d_model, 6 * d_model)
         self.norm1 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.proj = nn.Linear(d_model, d_model)
         self.norm2 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(approximate="tanh"), nn.Linear(4 * d_model, d_model))
+        self.mlp = nn.Sequential(
+            nn.Linear(d_model, EXPANSION * d_model),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(EXPANSION * d_model, d_model),
+        )
+        self.dropout = nn.Dropout(dropout)
 
-    def attend(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.nhead, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, H, N, D/H)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
-
-    def forward(self, x, condition):
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        modulation = self.modulation(condition).unsqueeze(1)  # (B, 1, 6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
         h = self.attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1))
-        x = torch.addcmul(x, gate1, F.dropout(h, self.dropout, self.training))
+        x = torch.addcmul(x, gate1, self.dropout(h))
         h = self.mlp(torch.addcmul(shift2, self.norm2(x), 1 + scale2))
-        return torch.addcmul(x, gate2, F.dropout(h, self.dropout, self.training))
+        return torch.addcmul(x, gate2, self.dropout(h))
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.nhead, -1))  # (B, N, 3, H, D/H)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+class PatchOutput(nn.Module):
+    """Unfold tokens to steps, with a gated share of the network's input, which is nearly clean where noise is low."""
+
+    def __init__(self, patch_channels: int, in_channels: int, d_model: int):
+        super().__init__()
+        self.modulation = nn.Linear(d_model, 2 * d_model)
+        self.norm = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
+        self.write = nn.Conv1d(d_model, patch_channels, OVERLAP, padding=OVERLAP // 2)
+        self.input_gate = nn.Linear(d_model, in_channels)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        B, L, C = sample.shape
+        shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
+        x = torch.addcmul(shift, self.norm(x), 1 + scale)  # (B, N, D)
+        patches = self.write(x.transpose(1, 2)).transpose(1, 2)  # (B, N, P*C)
+        steps = patches.reshape(B, -1, C)[:, :L]  # (B, L, C), without the padding
+        return torch.addcmul(steps, self.input_gate(condition).unsqueeze(1), sample)
 
 
 class ActionTransformer1DModel(ModelMixin, ConfigMixin):
+    """A denoiser of actions in model space.
+
+    Args:
+        d_model: D, even, divisible by `nhead`.
+        num_layers: Blocks.
+        nhead: H, attention heads.
+        patch_size: P, time steps a token; the cost of a pass falls about in proportion.
+        seq_len: L; a length that P does not divide is padded inside.
+        in_channels: C.
+        dropout: Share of each branch's output dropped while training.
+
+    Raises:
+        ValueError: `d_model` is odd, or not divisible by `nhead`.
+    """
+
     @register_to_config
-    def __init__(self, d_model=128, num_layers=4, nhead=4, patch_size=5, seq_len=250, in_channels=3, dropout=0.0, skip=False):
+    def __init__(
+        self,
+        d_model: int = 128,
+        num_layers: int = 4,
+        nhead: int = 4,
+        patch_size: int = 10,
+        seq_len: int = 250,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        self.num_tokens = -(-seq_len // patch_size)
+        if d_model % nhead or d_model % 2:
+            raise ValueError(f"d_model is {d_model}; it must be even and divisible by nhead, {nhead}")
+        num_tokens = -(-seq_len // patch_size)
         patch_channels = patch_size * in_channels
-        self.patch_in = nn.Conv1d(patch_channels, d_model, 3, padding=1)
-        grid = torch.arange(self.num_tokens, dtype=torch.float64)
-        self.register_buffer(
-            "positions", get_1d_sincos_pos_embed_from_grid(d_model, grid, output_type="pt").float(), persistent=False
-        )
+        self.patch_in = PatchEmbedding(patch_channels, d_model)
+        # A table, not a parameter: it follows from the config, and is made again on loading.
+        positions = get_1d_sincos_pos_embed_from_grid(d_model, torch.arange(num_tokens).double(), output_type="pt")
+        self.register_buffer("positions", positions.float(), persistent=False)
         self.time_proj = Timesteps(d_model, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(d_model, d_model)
         self.blocks = nn.ModuleList(AdaLNZeroBlock(d_model, nhead, dropout) for _ in range(num_layers))
-        self.norm_out = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.modulation_out = nn.Linear(d_model, 2 * d_model + 2 * in_channels)
-        self.patch_out = nn.Conv1d(d_model, patch_channels, 3, padding=1)
+        self.patch_out = PatchOutput(patch_channels, in_channels, d_model)
         self._init_weights()
 
-    def _init_weights(self):
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d)):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                nn.init.zeros_(module.bias)
-        nn.init.normal_(self.time_embedding.linear_1.weight, std=0.02)
-        nn.init.normal_(self.time_embedding.linear_2.weight, std=0.02)
-        for module in [*(block.modulation for block in self.blocks), self.modulation_out, self.patch_out]:
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+    def _init_weights(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                nn.init.zeros_(parameter)  # biases
+            elif any(layer in name for layer in ("modulation", "write", "input_gate")):
+                nn.init.zeros_(parameter)  # blocks start as the identity, and the network's output at 0
+            elif "time_embedding" in name:
+                nn.init.normal_(parameter, std=0.02)  # as in DiT
+            else:
+                nn.init.xavier_uniform_(parameter.flatten(1))  # a convolution is the linear map of a patch
 
-    def forward(self, sample, timestep, return_dict=True):
+    def forward(
+        self, sample: torch.Tensor, timestep: torch.Tensor | float | int, return_dict: bool = True
+    ) -> ActionTransformer1DOutput | tuple[torch.Tensor]:
+        """Predict from noisy actions.
+
+        Args:
+            sample: `(B, L, C)` in model space, noisy.
+            timestep: Diffusion timestep, one number or `(B,)`.
+            return_dict: Whether to return an `ActionTransformer1DOutput` or a tuple of its sample.
+
+        Raises:
+            ValueError: the sample has another length or other channels than the config says.
+        """
         B, L, C = sample.shape
-        N, P = self.num_tokens, self.config.patch_size
+        expected = (self.config.seq_len, self.config.in_channels)
+        if tuple(sample.shape[1:]) != expected:
+            raise ValueError(f"sample has the shape {tuple(sample.shape)}, not (B, {expected[0]}, {expected[1]})")
         timestep = torch.as_tensor(timestep, device=sample.device).expand(B)
         condition = F.silu(self.time_embedding(self.time_proj(timestep).to(sample.dtype)))  # (B, D)
-        x = F.pad(sample, (0, 0, 0, N * P - L)).reshape(B, N, P * C)
-        x = self.patch_in(x.transpose(1, 2)).transpose(1, 2) + self.positions
+        patches = F.pad(sample, (0, 0, 0, -L % self.config.patch_size))  # (B, N*P, C)
+        patches = patches.reshape(B, -1, self.config.patch_size * C)  # (B, N, P*C)
+        x = self.patch_in(patches) + self.positions.to(sample.dtype)  # (B, N, D)
         for block in self.blocks:
-            x = block(x, condition)
-        m = self.modulation_out(condition).unsqueeze(1)
-        shift, scale = m[..., : 2 * x.shape[-1]].chunk(2, -1)
-        x = torch.addcmul(shift, self.norm_out(x), 1 + scale)
-        x = self.patch_out(x.transpose(1, 2)).transpose(1, 2).reshape(B, N * P, C)[:, :L]
-        if self.config.skip:
-            x = x + m[..., 2 * self.config.d_model : 2 * self.config.d_model + 3] * sample
-        return UNet1DOutput(sample=x) if return_dict else (x,)
+            x = block(x, condition)  # (B, N, D)
+        output = self.patch_out(x, condition, sample)  # (B, L, C)
+        return ActionTransformer1DOutput(sample=output) if return_dict else (output,)

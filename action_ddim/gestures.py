@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
 
 ACTION_TYPES = ("mixed", "click", "swipe")
@@ -24,7 +25,8 @@ MIN_PLACE, MAX_PLACE = 0.05, 0.95
 # Sequences are drawn in blocks of this many, each from its own generator: sequence i depends on (seed, i) alone, and
 # memory on the block alone. A change of it changes every data set.
 BLOCK = 1024
-PART_NAME = re.compile(r"part_\d{5,}_actions\.npy")
+PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
+MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ class GestureConfig:
     def __post_init__(self):
         if self.num_sequences < 1:
             raise UserError(f"--num_sequences is {self.num_sequences}; give at least 1")
-        if self.sequence_length < 1:
-            raise UserError(f"--sequence_length is {self.sequence_length}; give at least 1 step")
-        if self.seed < 0:
-            raise UserError(f"--seed is {self.seed}; give 0 or more")
+        if self.sequence_length < MIN_SEQ_LEN:
+            raise UserError(f"--sequence_length is {self.sequence_length}; give at least {MIN_SEQ_LEN} steps")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed is {self.seed}; give 0 to 4294967295")
         if self.action_type not in ACTION_TYPES:
             raise UserError(f"--action_type is {self.action_type!r}; choose from {', '.join(ACTION_TYPES)}")
         if self.idle not in IDLE_MODES:
@@ -140,6 +142,8 @@ def write_dataset(
     """
     if sequences_per_file < 1:
         raise UserError(f"--sequences_per_file is {sequences_per_file}; give at least 1")
+    if config.num_sequences > sequences_per_file * MAX_PARTS:
+        raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,8 @@ class ActionDDIMPipeline(DiffusionPipeline):
         expected = (self.denoiser.config.seq_len, self.denoiser.config.in_channels)
         if values.ndim != 3 or tuple(values.shape[1:]) != expected or not len(values):
             raise ValueError(f"{name} have the shape {tuple(values.shape)}, not (N, {expected[0]}, {expected[1]})")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} hold NaN or infinity")
         return values.to(device=self._execution_device, dtype=self.denoiser.dtype)
 
     def _draw_noise(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:

@@ -17,5 +17,7 @@ class Stream(enum.IntEnum):
 
 def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator for a key of non-negative integers; keys that differ give independent streams."""
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    # SeedSequence splits large numbers and pads with zeros; the length and whole words keep keys apart.
+    words = np.array([len(key), *key], dtype=np.uint64).view(np.uint32)
+    seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)

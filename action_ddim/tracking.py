@@ -40,7 +40,7 @@ def wandb_has_key() -> bool:
 def start_trackers(accelerator: "Accelerator", project: str, settings: dict, folder: str) -> None:
     """Start the accelerator's trackers and give them the settings. MUST be called on every rank."""
     init_kwargs = {}
-    if "wandb" in [str(name) for name in accelerator.log_with]:
+    if "wandb" in map(str, accelerator.log_with):
         import wandb
 
         wandb_settings = wandb.Settings(silent=True, init_timeout=WANDB_INIT_TIMEOUT_S)

@@ -133,7 +133,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         cpu=config.device == "cpu" or not torch.cuda.is_available(),
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=[name for name in config.report_to if name != "none"],
+        log_with=[name for name in config.report_to if name != "none"] or None,
         project_dir=config.save_dir,
         # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
         step_scheduler_with_optimizer=False,
@@ -228,20 +228,13 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     bar.disable = not accelerator.is_main_process
     for index, actions in enumerate(run.loader):
         # Batches are counted from the run's start, so that each has noise of its own.
-        batch = (epoch - 1) * len(run.loader) + index
-        with accelerator.accumulate(run.denoiser):
-            loss = batch_loss(run, actions, batch)
-            accelerator.backward(loss)
-            losses.append(loss.detach())
-            if accelerator.sync_gradients:
-                grad_norms.append(accelerator.clip_grad_norm_(run.denoiser.parameters(), config.max_grad_norm))
-            run.optimizer.step()
-            run.optimizer.zero_grad()
+        loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + index)
+        losses.append(loss)
         num_sequences += len(actions)
-        if accelerator.sync_gradients:
-            finish_update(run)
+        if grad_norm is not None:
+            grad_norms.append(grad_norm)
             bar.update()
-            if run.update % REFRESH_UPDATES == 0 or index + 1 == len(run.loader):
+            if run.update % REFRESH_UPDATES == 0:
                 lr = run.lr_scheduler.get_last_lr()[0]
                 bar.set_postfix(loss=f"{finite_mean(run, losses[-REFRESH_UPDATES:]):.4f}", lr=f"{lr:.2e}")
     bar.close()
@@ -254,6 +247,26 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     }
 
 
+def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Learn from one batch `(B, L, 3)`, and update where it completes an accumulation.
+
+    Returns the loss, detached, and the norm of the gradient before clipping, None where there was no update.
+    """
+    accelerator, grad_norm = run.accelerator, None
+    with accelerator.accumulate(run.denoiser):
+        loss = batch_loss(run, actions, batch)
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            grad_norm = accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        if accelerator.sync_gradients:
+            run.lr_scheduler.step()
+            run.ema.step(run.pipeline.denoiser.parameters())
+            run.update += 1
+    return loss.detach(), grad_norm
+
+
 def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     """Noise a batch `(B, L, 3)` of actions and return its mean loss."""
     key = (Stream.TRAINING, run.config.seed, run.accelerator.process_index, batch)
@@ -262,13 +275,6 @@ def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator)
     noise = draw_noise(tuple(sample.shape), generator)
     return diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings).mean()
-
-
-def finish_update(run: Run) -> None:
-    """Advance the learning rate, the moving average and the count."""
-    run.lr_scheduler.step()
-    run.ema.step(run.pipeline.denoiser.parameters())
-    run.update += 1
 
 
 def finite_mean(run: Run, losses: list[torch.Tensor]) -> float:

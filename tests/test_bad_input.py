@@ -1,0 +1,169 @@
+"""Every mistake of a user's ends in one line that names it, and exit code 2, before any training."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from action_ddim.cli import generate, main, train
+
+
+def rows(folder):
+    return np.load(folder / "part_00000_actions.npy")
+
+
+def rewrite(change):
+    """Return a fault that changes the rows of a file."""
+
+    def spoil(folder):
+        np.save(folder / "part_00000_actions.npy", change(rows(folder)))
+
+    return spoil
+
+
+def put(row, channel, value):
+    def change(array):
+        array[row, channel] = value
+        return array
+
+    return rewrite(change)
+
+
+def overwrite(content: bytes):
+    return lambda folder: (folder / "part_00000_actions.npy").write_bytes(content)
+
+
+def truncate(folder):
+    path = folder / "part_00000_actions.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty_folder(folder):
+    for path in folder.glob("*.npy"):
+        path.unlink()
+
+
+FAULTS = {
+    "missing folder": (shutil.rmtree, "is not a folder"),
+    "no files": (empty_folder, "holds no *_actions.npy"),
+    "truncated": (truncate, "part_00000_actions.npy cannot be read"),
+    "empty": (overwrite(b""), "part_00000_actions.npy cannot be read"),
+    "not npy": (overwrite(b"x,y,press\n0.1,0.2,0\n"), "part_00000_actions.npy cannot be read"),
+    "objects": (rewrite(lambda a: a.astype(object)), "part_00000_actions.npy cannot be read"),
+    "complex": (rewrite(lambda a: a.astype(complex)), "holds complex128, not real numbers"),
+    "two columns": (rewrite(lambda a: a[:, :2]), "has the shape (140, 2), not (rows, 3)"),
+    "a row too many": (rewrite(lambda a: np.vstack([a, a[:1]])), "has 141 rows, not a multiple of the 20 steps"),
+    "NaN": (put(31, 0, np.nan), "part_00000_actions.npy, row 31: x is nan"),
+    "infinity": (put(32, 1, np.inf), "part_00000_actions.npy, row 32: y is inf"),
+    "x outside": (put(33, 0, 1.01), "row 33: x is 1.01, outside [0, 1]"),
+    "y outside": (put(34, 1, -0.01), "row 34: y is -0.01, outside [0, 1]"),
+    "half a press": (put(35, 2, 0.5), "row 35: press is 0.5, not 0 or 1"),
+    "length contradicted": (
+        lambda folder: (folder / "dataset.json").write_text(json.dumps({"sequence_length": 10})),
+        "give folders of the same length",
+    ),
+    "broken dataset.json": (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json cannot be read"),
+}
+
+
+def one_line(capsys, *expected: str) -> None:
+    error = capsys.readouterr().err
+    assert error.startswith("error: "), error
+    assert error.count("\n") == 1, error
+    for text in expected:
+        assert text in error
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_data(fault, data, flags, tmp_path, capsys):
+    shutil.copytree(data / "train", tmp_path / "bad")
+    spoil, message = FAULTS[fault]
+    spoil(tmp_path / "bad")
+    assert train(flags(data_dir=tmp_path / "bad")) == 2
+    one_line(capsys, str(tmp_path / "bad"), message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_validation_data(data, flags, tmp_path, capsys):
+    shutil.copytree(data / "val", tmp_path / "bad")
+    put(7, 0, 2.0)(tmp_path / "bad")
+    assert train(flags(val_data_dir=tmp_path / "bad")) == 2
+    one_line(capsys, str(tmp_path / "bad"), "row 7: x is 2")
+
+
+def test_length_against_dataset_json(flags, capsys):
+    assert train(flags(seq_len=10)) == 2
+    one_line(capsys, "--seq_len is 10", "says 20")
+
+
+def test_heads_that_do_not_divide_the_width(flags, capsys):
+    assert train(flags(nhead=3)) == 2
+    one_line(capsys, "--d_model 16 is not divisible by --nhead 3")
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA GPU here")
+def test_cuda_where_there_is_none(flags, capsys):
+    assert train(flags(device="cuda")) == 2
+    one_line(capsys, "--device is cuda")
+
+
+def test_save_dir_that_is_a_file(flags, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(flags(save_dir=tmp_path / "file")) == 2
+    one_line(capsys, "--save_dir", "is a file")
+
+
+def test_save_dir_that_cannot_be_written(flags, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(flags(save_dir=tmp_path / "file" / "run")) == 2
+    one_line(capsys, "--save_dir", "cannot be written")
+
+
+def test_save_dir_with_an_earlier_run_among_other_files(flags, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"action_ddim": "0.1.0"}))
+    (tmp_path / "run" / "thesis.tex").touch()
+    assert train(flags()) == 2
+    one_line(capsys, "--save_dir", "thesis.tex")
+    assert (tmp_path / "run" / "thesis.tex").exists()
+
+
+def test_folder_that_is_no_run_is_kept(flags, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    assert train(flags(num_epochs=1)) == 0
+    assert (tmp_path / "run" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--output_dir"),
+        (["--output_dir", "d", "--num_sequences", "0"], "--num_sequences is 0"),
+        (["--output_dir", "d", "--min_delta_t_pct", "0.5"], "--min_delta_t_pct 0.5"),
+        (["--output_dir", "d", "--action_type", "drag"], "--action_type"),
+        (["--output_dir", "d", "--sequences_per_file", "0"], "--sequences_per_file is 0"),
+    ],
+)
+def test_generator_mistakes(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert generate(words) == 2
+    one_line(capsys, message)
+    assert not (tmp_path / "d").exists()
+
+
+def test_generator_does_not_write_over_data(tmp_path, capsys):
+    words = ["--output_dir", str(tmp_path / "d"), "--num_sequences", "2"]
+    assert generate(words) == 0
+    capsys.readouterr()
+    assert generate(words) == 2
+    one_line(capsys, "--overwrite")
+    assert generate([*words, "--overwrite"]) == 0
+
+
+def test_unknown_verb_shows_the_verbs(capsys):
+    assert main(["trian"]) == 2
+    assert "train" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert "generate" in capsys.readouterr().out

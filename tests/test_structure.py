@@ -1,0 +1,91 @@
+"""The house stays as it is drawn: floors, and the map in the README."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+
+FLOORS = [
+    {"errors"},
+    {"actions", "gestures", "denoiser", "scheduler", "loss", "plots", "metrics", "config", "randomness"},
+    {"dataset", "pipeline", "checkpoint", "tracking"},
+    {"evaluation"},
+    {"training"},
+    {"cli"},
+    {"__main__"},
+]
+# actions.py is the contract that its neighbours on the same floor refer to.
+EVERYWHERE = {"errors", "actions"}
+MODULES = {path.stem: path for path in (ROOT / "action_ddim").glob("*.py") if path.stem != "__init__"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, also inside functions; relative ones as if absolute."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = f"action_ddim.{node.module}" if node.level else node.module
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return found
+
+
+def test_every_module_has_a_floor():
+    assert set().union(*FLOORS) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    floor = next(number for number, names in enumerate(FLOORS) if name in names)
+    lower = set().union(*FLOORS[:floor]) | EVERYWHERE
+    ours = {part.split(".")[1] for part in imports(MODULES[name]) if part.startswith("action_ddim.")}
+    assert ours & set(MODULES) <= lower
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [
+        ("accelerate", {"training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        ("wandb", {"tracking"}),
+        ("matplotlib", {"plots"}),
+    ],
+)
+def test_libraries_stay_in_their_rooms(library, rooms):
+    users = {name for name, path in MODULES.items() if any(part.split(".")[0] == library for part in imports(path))}
+    assert users == rooms
+
+
+def test_modules_that_travel_with_the_weights_need_no_others():
+    """denoiser, scheduler and pipeline will lie beside exported weights: torch, numpy, diffusers, the standard library."""
+    allowed = {"torch", "numpy", "diffusers", "dataclasses", "typing", "action_ddim"}
+    for name in ("denoiser", "scheduler", "pipeline", "actions"):
+        assert {part.split(".")[0] for part in imports(MODULES[name])} <= allowed
+
+
+def test_no_function_is_longer_than_60_lines():
+    for path in [*MODULES.values(), *(ROOT / "benchmarks").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
+
+
+def test_readme_maps_the_folders():
+    tree = re.search(r"## What lies where\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    folder, mapped = "", set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = "" if not line.startswith(" ") else folder
+        mapped.add(folder + name)
+        folder = name if name.endswith("/") else folder
+    for path in [
+        *ROOT.glob("*.py"),
+        *(p for f in ("action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
+    ]:
+        name = str(path.relative_to(ROOT))
+        if name != "augmentation/__init__.py" and "__pycache__" not in name:
+            assert name in mapped, name
+    assert all((ROOT / name).exists() for name in mapped)

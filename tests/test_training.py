@@ -1,0 +1,234 @@
+"""Whole runs of a second each, in this process; real processes are in test_processes.py."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+
+from action_ddim import ActionDDIMPipeline
+from action_ddim.config import parse_train_config
+from action_ddim.dataset import ActionDataset
+from action_ddim.errors import RunError
+from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
+from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.metrics import reconstruction_metrics
+from action_ddim.training import is_due, train, validation_indices
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state a process; each run here gets its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def run(flags, tmp_path):
+    """Train with the flags of a small run, changed; return the run folder."""
+
+    def train_with(save_dir="run", **changes):
+        train(parse_train_config(flags(save_dir=tmp_path / save_dir, **changes)))
+        return tmp_path / save_dir
+
+    return train_with
+
+
+def rows(folder) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(folder) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if "per_second" not in name} for row in rows(folder)]
+
+
+def test_run_folder_holds_what_is_promised(run):
+    folder = run(num_epochs=3, checkpointing_epochs=2, plot_epochs=2)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint-000006",
+        "checkpoint-000009",
+        "config.json",
+        "metrics.csv",
+        "pipeline",
+        "plots",
+    ]
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == [
+        "reconstructions_epoch_2.png",
+        "reconstructions_epoch_3.png",
+        "samples.png",
+    ]
+    checkpoint = {path.name for path in (folder / "checkpoint-000009").iterdir()}
+    assert checkpoint == {
+        "model.safetensors",
+        "ema.safetensors",
+        "optimizer.bin",
+        "scheduler.bin",
+        "random_states_0.pkl",
+        "progress.json",
+    }
+    assert json.loads((folder / "checkpoint-000009" / "progress.json").read_text()) == {"epoch": 3, "update": 9}
+
+
+def test_config_records_every_setting(run, flags):
+    folder = run(lr=2e-4)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"] == json.loads(json.dumps(vars(parse_train_config(flags(lr=2e-4, save_dir=folder)))))
+    assert config["run"]["num_processes"] == 1
+    assert config["run"]["num_updates"] == 6
+    weights = load_file(folder / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert config["run"]["num_parameters"] == sum(weight.numel() for weight in weights.values())
+    assert set(config["versions"]) == {"torch", "diffusers", "accelerate"}
+
+
+def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
+    table = rows(run())
+    assert [(row["epoch"], row["update"]) for row in table] == [("1", "3"), ("2", "6")]
+    assert {
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "val/loss",
+        "val/mse",
+        "val/coord_mse",
+        "val/press_accuracy",
+        "val/mean_snr_db",
+        "val/variance_ratio_x",
+        "val/variance_ratio_y",
+        "val/smoothness_ratio_x",
+        "val/smoothness_ratio_y",
+    } <= set(table[0])
+    assert all(math.isfinite(float(value)) for row in table for value in row.values())
+
+
+def test_same_seed_same_run_another_seed_another(run):
+    first = run("first")
+    assert timeless(first) == timeless(run("second"))
+    assert timeless(first) != timeless(run("third", seed=1))
+
+
+def test_learning_rate_follows_warm_up_and_cosine_to_zero(run):
+    table = rows(run(num_epochs=10, lr=1e-2, d_model=16, warmup_steps=100))
+    total, warmup = 30, 3  # the warm-up is cut to a tenth
+    expected = [1e-2 * (1 + math.cos(math.pi * (update - warmup) / (total - warmup))) / 2 for update in range(3, 31, 3)]
+    np.testing.assert_allclose([float(row["train/lr"]) for row in table], expected, atol=1e-12)
+
+
+def test_accumulation_updates_once_every_so_many_batches(run):
+    table = rows(run(batch_size=2, gradient_accumulation_steps=4, num_epochs=3))  # 6 batches: an update of 4, one of 2
+    assert [row["update"] for row in table] == ["2", "4", "6"]
+    assert float(table[-1]["train/lr"]) == 0
+
+
+def test_learns(run):
+    table = rows(run(num_epochs=60, lr=1e-2, eval_sequences=5))
+    first, last = float(table[0]["val/loss"]), float(table[-1]["val/loss"])
+    assert last < 0.7 * first
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_other_predictions_and_weights_learn(run, prediction_type):
+    table = rows(run(num_epochs=40, lr=1e-2, prediction_type=prediction_type, snr_gamma=5, beta_schedule="linear"))
+    assert float(table[-1]["val/loss"]) < float(table[0]["val/loss"])
+
+
+def test_data_smaller_than_a_batch_trains(run):
+    assert [row["update"] for row in rows(run(batch_size=64))] == ["1", "2"]
+
+
+def test_bfloat16_trains(run):
+    table = rows(run(mixed_precision="bf16"))
+    assert math.isfinite(float(table[-1]["val/mse"]))
+
+
+def test_pipeline_holds_the_averaged_weights_and_the_checkpoint_both(run):
+    folder = run()
+    trained = load_file(folder / "checkpoint-000006" / "model.safetensors")
+    averaged = load_file(folder / "checkpoint-000006" / "ema.safetensors")
+    exported = load_file(folder / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert averaged.keys() == exported.keys() == trained.keys()
+    assert all(torch.equal(averaged[name], exported[name]) for name in averaged)
+    assert not all(torch.equal(averaged[name], trained[name]) for name in averaged)
+    optimizer = torch.load(folder / "checkpoint-000006" / "optimizer.bin", weights_only=True)
+    assert len(optimizer["state"]) == len(trained)
+
+
+def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
+    """Loaded again and measured sequence by sequence, in another order, on the whole validation set."""
+    folder = run(eval_sequences=2, eval_batch_size=2)
+    pipeline = ActionDDIMPipeline.from_pretrained(folder / "pipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    dataset = ActionDataset(data / "val")
+    parts = [
+        evaluate_batch(
+            pipeline, dataset.read([i]).numpy(), np.array([i]), ReconstructionSettings(), snr_gamma=None, velocity_weight=10.0
+        )
+        for i in (3, 1, 4, 0, 2)
+    ]
+    last = rows(folder)[-1]
+    for name in ("loss", "mse", "coord_mse", "press_accuracy", "mean_snr_db"):
+        expected = np.mean([part[name] for part in parts])
+        assert float(last[f"val/{name}"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_untrained_reconstruction_is_what_the_metrics_say(run, data):
+    """A model that never learns answers 0 in model space, so every reconstruction is 0.5 throughout."""
+    last = rows(run(lr=1e-30))[-1]
+    actions = ActionDataset(data / "val").read(range(5)).numpy()
+    expected = reconstruction_metrics(actions, np.full_like(actions, 0.5))
+    for name in ("mse", "coord_mse", "press_accuracy", "mean_snr_db"):
+        assert float(last[f"val/{name}"]) == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_earlier_run_is_moved_aside(run, tmp_path, capsys):
+    first = timeless(run())
+    run(seed=1)
+    assert timeless(tmp_path / "run.1") == first
+    assert f"is now {tmp_path / 'run.1'}" in capsys.readouterr().out
+    run(seed=2)
+    assert (tmp_path / "run.2" / "pipeline").is_dir()
+
+
+def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
+    with pytest.raises(RunError, match=r"--lr to 1e-5.*no checkpoint yet"):
+        run(lr=1e30)
+    assert not (tmp_path / "run" / "pipeline").exists()
+
+
+def test_tensorboard_holds_the_metrics_and_plots(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run(report_to="tensorboard")
+    events = EventAccumulator(str(folder / "action-diffusion-test"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/mse")] == [3, 6]
+    assert events.Scalars("val/mse")[-1].value == pytest.approx(float(rows(folder)[-1]["val/mse"]), rel=1e-5)
+    assert {"val/reconstructions_epoch_2", "val/samples"} <= set(events.Tags()["images"])
+
+
+def test_length_comes_from_the_data(run, tmp_path):
+    write_dataset(GestureConfig(num_sequences=4, sequence_length=33), tmp_path / "odd")
+    folder = run(data_dir=tmp_path / "odd", val_data_dir=tmp_path / "odd")
+    assert json.loads((folder / "config.json").read_text())["run"]["seq_len"] == 33
+
+
+@pytest.mark.parametrize(
+    ("epoch", "every", "expected"), [(20, 20, True), (19, 20, False), (40, 20, True), (7, 0, False), (7, 1, True)]
+)
+def test_what_is_due(epoch, every, expected):
+    assert is_due(epoch, every) == expected
+
+
+def test_validation_subset_is_fixed_distinct_and_spread(flags):
+    config = parse_train_config(flags(eval_sequences=100))
+    indices = validation_indices(config, 1000, everything=False)
+    assert len(set(indices.tolist())) == 100
+    assert indices.max() > 900
+    assert np.array_equal(indices, validation_indices(config, 1000, everything=False))
+    assert np.array_equal(validation_indices(config, 1000, everything=True), np.arange(1000))
+    assert np.array_equal(validation_indices(config, 50, everything=False), np.arange(50))
