@@ -41,6 +41,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.last_checkpoint: Path | None = None  # that this run wrote
         self._columns: list[str] | None = None
 
     @property
@@ -95,7 +96,7 @@ class RunFolder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def save_checkpoint(self, accelerator: Accelerator, ema_state: dict, *, epoch: int, update: int) -> Path:
+    def save_checkpoint(self, accelerator: Accelerator, ema_state: dict, *, epoch: int, update: int) -> None:
         """Write `checkpoint-<update>` with the full training state. MUST be called on every rank."""
         final = self.path / f"checkpoint-{update:06d}"
         partial = partial_name(final)
@@ -110,7 +111,7 @@ class RunFolder:
         if accelerator.is_main_process:
             replace_folder(partial, final)
         accelerator.wait_for_everyone()
-        return final
+        self.last_checkpoint = final
 
     def save_pipeline(self, pipeline: DiffusionPipeline) -> None:
         """Rewrite `pipeline/` from the pipeline as it is now."""
@@ -118,11 +119,6 @@ class RunFolder:
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
         replace_folder(partial, self.pipeline)
-
-    def latest_checkpoint(self) -> Path | None:
-        """Return the checkpoint of the most updates, None where there is none."""
-        checkpoints = self.path.glob("checkpoint-*")
-        return max(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def partial_name(final: Path) -> Path:

@@ -38,7 +38,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         hidden = self.read(patches.transpose(1, 2)).transpose(1, 2)  # (B, N, 4D)
-        return self.proj(F.gelu(hidden, approximate="tanh"))  # (B, N, D)
+        return self.proj(F.gelu(hidden))  # (B, N, D)
 
 
 class AdaLNZeroBlock(nn.Module):
@@ -54,7 +54,7 @@ class AdaLNZeroBlock(nn.Module):
         self.norm2 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
         self.mlp = nn.Sequential(
             nn.Linear(d_model, EXPANSION * d_model),
-            nn.GELU(approximate="tanh"),
+            nn.GELU(),
             nn.Linear(EXPANSION * d_model, d_model),
         )
         self.dropout = nn.Dropout(dropout)

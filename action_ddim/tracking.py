@@ -1,5 +1,6 @@
 """Experiment trackers through Accelerate: wandb that never prompts, tensorboard, or none."""
 
+import functools
 import importlib.util
 import netrc
 import os
@@ -39,20 +40,25 @@ def wandb_has_key() -> bool:
 
 def start_trackers(accelerator: "Accelerator", project: str, settings: dict, folder: str) -> None:
     """Start the accelerator's trackers and give them the settings. MUST be called on every rank."""
-    init_kwargs = {}
-    if "wandb" in map(str, accelerator.log_with):
-        import wandb
-
-        wandb_settings = wandb.Settings(silent=True, init_timeout=WANDB_INIT_TIMEOUT_S)
-        init_kwargs["wandb"] = {"dir": folder, "settings": wandb_settings}
-        if "WANDB_MODE" not in os.environ and not wandb_has_key():
-            init_kwargs["wandb"]["mode"] = "offline"
-            accelerator.print(
-                f"wandb has no key and records offline; `wandb login` first, or `wandb sync {folder}/wandb/*` later"
-            )
     # tensorboard takes numbers, strings and booleans only.
     flat = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
-    accelerator.init_trackers(project, config=flat, init_kwargs=init_kwargs)
+    start = functools.partial(accelerator.init_trackers, project, config=flat)
+    if "wandb" not in map(str, accelerator.log_with):
+        return start()
+    import wandb
+
+    later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
+    online = {"dir": folder, "settings": wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S)}
+    offline = {"dir": folder, "settings": wandb.Settings(silent=True), "mode": "offline"}
+    if "WANDB_MODE" not in os.environ and not wandb_has_key():
+        accelerator.print(f"wandb has no key and records offline; {later}")
+        return start(init_kwargs={"wandb": offline})
+    try:
+        start(init_kwargs={"wandb": online})
+    except wandb.Error as error:
+        accelerator.print(f"wandb cannot reach its server ({str(error).splitlines()[0]}) and records offline; {later}")
+        accelerator.trackers.clear()
+        start(init_kwargs={"wandb": offline})
 
 
 def log_image(accelerator: "Accelerator", key: str, image: np.ndarray, step: int) -> None:

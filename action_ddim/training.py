@@ -1,4 +1,4 @@
-"""`train(config)`: build, prepare, loop, evaluate, log, save; the same on one process and on many.
+"""`train(config)`: the stages of a run, in order; the same on one process and on many.
 
 Per process and batch: fetch, noise, loss, backward; per update: clip, step, learning rate, moving average. Data order
 is a function of (seed, epoch), training noise of (seed, rank, batch); see `randomness.py`.
@@ -10,18 +10,12 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate import __version__ as accelerate_version
-from accelerate.utils import gather_object, set_seed
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 import action_ddim
@@ -29,51 +23,17 @@ from action_ddim import evaluation, plots, tracking
 from action_ddim.actions import to_model_space
 from action_ddim.checkpoint import RunFolder, averaged_weights, ema_state_dict
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
-from action_ddim.dataset import ActionDataset
-from action_ddim.denoiser import ActionTransformer1DModel
-from action_ddim.errors import RunError, UserError
+from action_ddim.errors import RunError
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.metrics import summarize
-from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.scheduler import ExactDDIMScheduler
+from action_ddim.run import Run, build, check_device, make_accelerator, open_data
 
-ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NUM_PLOTTED = 6
 NUM_SAMPLES = 10
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
 MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
-
-
-@dataclass
-class Run:
-    """What the stages of a run share."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    folder: RunFolder
-    val_data: ActionDataset
-    loader: Any  # a DataLoader, as prepared
-    denoiser: torch.nn.Module  # as prepared: wrapped where Accelerate wraps
-    optimizer: torch.optim.Optimizer
-    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
-    ema: EMAModel
-    pipeline: ActionDDIMPipeline  # of the bare denoiser
-    update: int = 0
-
-    @property
-    def updates_per_epoch(self) -> int:
-        return math.ceil(len(self.loader) / self.config.gradient_accumulation_steps)
-
-    @property
-    def reconstruction(self) -> evaluation.ReconstructionSettings:
-        config = self.config
-        return evaluation.ReconstructionSettings(config.seed, config.recon_strength, config.recon_steps)
-
-    @property
-    def loss_settings(self) -> dict:
-        return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
 
 
 def train(config: TrainConfig) -> dict[str, float]:
@@ -84,7 +44,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         RunError: the run cannot go on: out of memory, or the loss is not finite.
     """
     folder = RunFolder(config.save_dir)
-    check_device(config.device)
+    check_device(config)
     tracking.check_trackers(config.report_to)
     folder.check()
     train_data, val_data = open_data(config)
@@ -103,82 +63,6 @@ def train(config: TrainConfig) -> dict[str, float]:
                 save(run, epoch)
         finish(run)
     return metrics
-
-
-def check_device(device: str) -> None:
-    """Raise a UserError where the device is asked for and missing."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu, or a CUDA build of torch"
-        )
-
-
-def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
-    """Open the training and the validation data, and validate every value of both."""
-    train_data = ActionDataset(config.data_dir, config.seq_len)
-    val_data = ActionDataset(config.val_data_dir, config.seq_len)
-    if train_data.seq_len != val_data.seq_len:
-        raise UserError(
-            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
-            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
-        )
-    train_data.validate()
-    val_data.validate()
-    return train_data, val_data
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Place the run: Accelerate reads the rest from its launcher."""
-    return Accelerator(
-        cpu=config.device == "cpu" or not torch.cuda.is_available(),
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        log_with=[name for name in config.report_to if name != "none"] or None,
-        project_dir=config.save_dir,
-        # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
-        step_scheduler_with_optimizer=False,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
-    )
-
-
-def build(
-    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
-) -> Run:
-    """Make and prepare model, optimizer, loader, learning-rate schedule and moving average."""
-    set_seed(config.seed)  # the same weights on every rank
-    denoiser = ActionTransformer1DModel(
-        d_model=config.d_model,
-        num_layers=config.num_layers,
-        nhead=config.nhead,
-        patch_size=config.patch_size,
-        seq_len=train_data.seq_len,
-        dropout=config.dropout,
-    )
-    set_seed(config.seed, device_specific=True)  # dropout differs between ranks
-    loader = DataLoader(train_data, config.batch_size, shuffle=True, collate_fn=_as_it_is)
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
-    )
-    pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
-    pipeline.set_progress_bar_config(disable=True)
-    loader = accelerator.prepare(loader)  # first, because its length on this rank sets the learning-rate schedule
-    total = config.num_epochs * math.ceil(len(loader) / config.gradient_accumulation_steps)
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
-    prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
-    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
-    return Run(config, accelerator, folder, val_data, loader, prepared, optimizer, lr_scheduler, ema, pipeline)
-
-
-def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
-    """Make the scheduler that noises in training and samples ever after; its config is saved with the pipeline."""
-    return ExactDDIMScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_schedule=config.beta_schedule,
-        prediction_type=config.prediction_type,
-        timestep_spacing="trailing",  # starts at the last timestep, the one that is all noise
-        clip_sample=True,
-        clip_sample_range=1.0,
-    )
 
 
 def start(run: Run, num_train_sequences: int) -> None:
@@ -224,8 +108,8 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     run.denoiser.train()
     run.loader.set_epoch(epoch)
     losses, grad_norms, num_sequences, started = [], [], 0, time.perf_counter()
-    bar = tqdm(total=run.updates_per_epoch, desc=f"epoch {epoch}/{config.num_epochs}", unit="it", leave=False)
-    bar.disable = not accelerator.is_main_process
+    description, silent = f"epoch {epoch}/{config.num_epochs}", not accelerator.is_main_process
+    bar = tqdm(total=run.updates_per_epoch, desc=description, leave=False, disable=silent)
     for index, actions in enumerate(run.loader):
         # Batches are counted from the run's start, so that each has noise of its own.
         loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + index)
@@ -281,7 +165,7 @@ def finite_mean(run: Run, losses: list[torch.Tensor]) -> float:
     """Return the mean loss; end the run where it is not finite, since the weights are then lost."""
     mean = torch.stack(losses).mean().item()
     if not math.isfinite(mean):
-        checkpoint = run.folder.latest_checkpoint()
+        checkpoint = run.folder.last_checkpoint
         good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         raise RunError(f"the loss is {mean} after {run.update} updates; {NAN_ADVICE}; {good}")
     return mean
@@ -374,7 +258,7 @@ def finish(run: Run) -> None:
     folder = run.folder
     run.accelerator.print(
         f"model: {folder.pipeline}   metrics: {folder.path / 'metrics.csv'}   plots: {folder.plots}"
-        f"   checkpoint: {folder.latest_checkpoint()}"
+        f"   checkpoint: {folder.last_checkpoint}"
     )
 
 
@@ -387,11 +271,5 @@ def failures_explained(folder: RunFolder) -> Iterator[None]:
         out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not out_of_memory and not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
             raise
-        checkpoint = folder.latest_checkpoint()
-        kept = f"; the last checkpoint is {checkpoint}" if checkpoint else ""
+        kept = f"; the last checkpoint is {folder.last_checkpoint}" if folder.last_checkpoint else ""
         raise RunError(f"out of memory; {MEMORY_ADVICE}{kept}") from error
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
-    return batch

@@ -3,7 +3,8 @@
     python benchmarks/training.py            # the table, at the documented full-training flags
     python benchmarks/training.py --help
 
-ours   `action_ddim.training`: its build() and training_step(), with noise, loss, clipping, learning rate and EMA.
+ours   This trainer: `action_ddim.run.build` and `action_ddim.training.training_step`, so noise, loss, clipping,
+       learning rate and moving average too.
 plain  What one writes without a library: `nn.TransformerEncoder` over one token a time step, epsilon-prediction, a
        data set of single sequences behind a plain `DataLoader`, plain AdamW; the same width, layers and heads. Once
        with the layer's default dropout, 0.1, and once (plain_no_dropout) without, as ours is by default: on a CPU
@@ -64,7 +65,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 def prepare_ours(args: argparse.Namespace) -> Contender:
     from action_ddim.checkpoint import RunFolder
-    from action_ddim.training import build, make_accelerator, open_data, training_step
+    from action_ddim.run import build, make_accelerator, open_data
+    from action_ddim.training import training_step
 
     config = train_config(args)
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
@@ -294,7 +296,7 @@ def parse_args() -> argparse.Namespace:
         ("d_model", 64, "width of the transformers"),
         ("num_layers", 3, "layers of the transformers"),
         ("nhead", 4, "attention heads of the transformers"),
-        ("patch_size", 5, "time steps a token of ours; a token of the plain transformer is one"),
+        ("patch_size", TrainConfig.patch_size, "time steps a token of ours; a token of the plain transformer is one"),
         ("rounds", 3, "times that each contender is run, in turn"),
         ("steps", 30, "timed steps of a contender in a round"),
         ("slow_steps", 8, "the same for the plain loops, which take up to seconds a step on a CPU"),

@@ -108,6 +108,12 @@ def test_cuda_where_there_is_none(flags, capsys):
     one_line(capsys, "--device is cuda")
 
 
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA GPU here")
+def test_half_precision_on_a_cpu(flags, capsys):
+    assert train(flags(mixed_precision="fp16")) == 2
+    one_line(capsys, "--mixed_precision fp16 needs a GPU")
+
+
 def test_save_dir_that_is_a_file(flags, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert train(flags(save_dir=tmp_path / "file")) == 2

@@ -13,6 +13,7 @@ FLOORS = [
     {"actions", "gestures", "denoiser", "scheduler", "loss", "plots", "metrics", "config", "randomness"},
     {"dataset", "pipeline", "checkpoint", "tracking"},
     {"evaluation"},
+    {"run"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -49,7 +50,7 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("accelerate", {"training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        ("accelerate", {"run", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots"}),
     ],

@@ -1,0 +1,140 @@
+"""`Run`: what a training run is made of, checked, built and prepared; `training.py` lets it run."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader
+
+from action_ddim.checkpoint import RunFolder
+from action_ddim.config import TrainConfig
+from action_ddim.dataset import ActionDataset
+from action_ddim.denoiser import ActionTransformer1DModel
+from action_ddim.errors import UserError
+from action_ddim.evaluation import ReconstructionSettings
+from action_ddim.pipeline import ActionDDIMPipeline
+from action_ddim.scheduler import ExactDDIMScheduler
+
+ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
+
+
+@dataclass
+class Run:
+    """What the stages of a run share."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    val_data: ActionDataset
+    loader: Any  # a DataLoader, as prepared
+    denoiser: torch.nn.Module  # as prepared: wrapped where Accelerate wraps
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+    ema: EMAModel
+    pipeline: ActionDDIMPipeline  # of the bare denoiser
+    update: int = 0
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return math.ceil(len(self.loader) / self.config.gradient_accumulation_steps)
+
+    @property
+    def reconstruction(self) -> ReconstructionSettings:
+        config = self.config
+        return ReconstructionSettings(config.seed, config.recon_strength, config.recon_steps)
+
+    @property
+    def loss_settings(self) -> dict:
+        return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
+
+
+def check_device(config: TrainConfig) -> None:
+    """Raise a UserError where a device, or what only it can do, is asked for and missing."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu, or a CUDA build of torch"
+        )
+    if config.mixed_precision == "fp16" and not uses_cuda(config):
+        raise UserError("--mixed_precision fp16 needs a GPU; use bf16 or no")
+
+
+def uses_cuda(config: TrainConfig) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
+def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
+    """Open the training and the validation data, and validate every value of both."""
+    train_data = ActionDataset(config.data_dir, config.seq_len)
+    val_data = ActionDataset(config.val_data_dir, config.seq_len)
+    if train_data.seq_len != val_data.seq_len:
+        raise UserError(
+            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
+            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
+        )
+    train_data.validate()
+    val_data.validate()
+    return train_data, val_data
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Place the run: Accelerate reads the rest from its launcher."""
+    return Accelerator(
+        cpu=not uses_cuda(config),
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with=[name for name in config.report_to if name != "none"] or None,
+        project_dir=config.save_dir,
+        # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
+        step_scheduler_with_optimizer=False,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+    )
+
+
+def build(
+    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
+) -> Run:
+    """Make and prepare model, optimizer, loader, learning-rate schedule and moving average."""
+    set_seed(config.seed)  # the same weights on every rank
+    denoiser = ActionTransformer1DModel(
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        nhead=config.nhead,
+        patch_size=config.patch_size,
+        seq_len=train_data.seq_len,
+        dropout=config.dropout,
+    )
+    set_seed(config.seed, device_specific=True)  # dropout differs between ranks
+    loader = DataLoader(train_data, config.batch_size, shuffle=True, collate_fn=_as_it_is)
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
+    )
+    pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
+    pipeline.set_progress_bar_config(disable=True)
+    loader = accelerator.prepare(loader)  # first, because its length on this rank sets the learning-rate schedule
+    total = config.num_epochs * math.ceil(len(loader) / config.gradient_accumulation_steps)
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
+    prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
+    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
+    return Run(config, accelerator, folder, val_data, loader, prepared, optimizer, lr_scheduler, ema, pipeline)
+
+
+def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
+    """Make the scheduler that noises in training and samples ever after; its config is saved with the pipeline."""
+    return ExactDDIMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        beta_schedule=config.beta_schedule,
+        prediction_type=config.prediction_type,
+        timestep_spacing="trailing",  # starts at the last timestep, the one that is all noise
+        clip_sample=True,
+        clip_sample_range=1.0,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
+    return batch
