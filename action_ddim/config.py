@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
 
-# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 2048 / d, so that one
+# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
-LR_BASE_WIDTH = 2048
+LR_BASE_WIDTH = 1024
 SCALED_LR_CEILING = 6.4e-3
 
 
@@ -45,7 +45,7 @@ class TrainConfig:
     num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
     nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
     patch_size: int = _flag(
-        "time steps a token; fewer are finer, and slower in proportion", default=10, group="model", at_least=1
+        "time steps a token; fewer are finer, and slower in proportion", default=7, group="model", at_least=1
     )
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
 
@@ -67,7 +67,7 @@ class TrainConfig:
     )
     velocity_weight: float = _flag(
         "weight of the loss on first differences, which keeps strokes smooth; 0 is off",
-        default=10.0,
+        default=5.0,
         group="diffusion",
         at_least=0,
     )

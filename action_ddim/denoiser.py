@@ -115,7 +115,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         d_model: int = 128,
         num_layers: int = 4,
         nhead: int = 4,
-        patch_size: int = 10,
+        patch_size: int = 7,
         seq_len: int = 250,
         in_channels: int = 3,
         dropout: float = 0.0,

@@ -63,13 +63,13 @@ def test_help_explains_every_flag_with_its_default(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("d_model", "lr", "expected"),
     [
-        (64, 2e-4, 2e-4 * 2048 / 64),  # the documented full training
-        (128, 1e-4, 1e-4 * 2048 / 128),
+        (64, 2e-4, 2e-4 * 1024 / 64),  # the documented full training
+        (128, 1e-4, 1e-4 * 1024 / 128),
         (32, 1e-3, 6.4e-3),  # held at the ceiling
         (64, 1e-2, 1e-2),  # above the ceiling as given
-        (2048, 1e-4, 1e-4),
-        (4096, 1e-4, 5e-5),  # wider than the base: scaled down
-        (4096, 1e-2, 5e-3),
+        (1024, 1e-4, 1e-4),
+        (2048, 1e-4, 5e-5),  # wider than the base: scaled down
+        (2048, 1e-2, 5e-3),
     ],
 )
 def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):

@@ -166,7 +166,7 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
     dataset = ActionDataset(data / "val")
     parts = [
         evaluate_batch(
-            pipeline, dataset.read([i]).numpy(), np.array([i]), ReconstructionSettings(), snr_gamma=None, velocity_weight=10.0
+            pipeline, dataset.read([i]).numpy(), np.array([i]), ReconstructionSettings(), snr_gamma=None, velocity_weight=5.0
         )
         for i in (3, 1, 4, 0, 2)
     ]
