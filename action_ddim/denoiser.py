@@ -28,12 +28,17 @@ class ActionTransformer1DOutput(BaseOutput):
     sample: torch.Tensor
 
 
+def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
+    """Return a map of each patch and its neighbours; at the ends, where zeros would bend strokes, it is its own neighbour."""
+    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate")
+
+
 class PatchEmbedding(nn.Module):
     """Fold P steps into a token, and see the neighbouring patches through a small MLP."""
 
     def __init__(self, patch_channels: int, d_model: int):
         super().__init__()
-        self.read = nn.Conv1d(patch_channels, EXPANSION * d_model, OVERLAP, padding=OVERLAP // 2)
+        self.read = overlapping(patch_channels, EXPANSION * d_model)
         self.proj = nn.Linear(EXPANSION * d_model, d_model)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
@@ -81,7 +86,7 @@ class PatchOutput(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(d_model, 2 * d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.write = nn.Conv1d(d_model, patch_channels, OVERLAP, padding=OVERLAP // 2)
+        self.write = overlapping(d_model, patch_channels)
         self.input_gate = nn.Linear(d_model, in_channels)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
