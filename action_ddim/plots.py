@@ -34,6 +34,8 @@ def plot_reconstructions(original: np.ndarray, noisy: np.ndarray, reconstructed:
     axes[0, 3].set_title("pressed, on the screen")
     axes[0, 3].legend(fontsize=7)
     axes[0, 0].legend(fontsize=7, loc="upper right")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("x, y [screen]", fontsize=8)
     for axis in axes[-1, :3]:
         axis.set_xlabel("time [steps]")
     axes[-1, 3].set_xlabel("x [screen]")
@@ -57,9 +59,10 @@ def plot_samples(actions: np.ndarray) -> Figure:
         over_time.set_xlabel("time [steps]", fontsize=8)
         _plot_stroke(screen, sequence, color="black", label="pressed")
         screen.set_xlabel("x [screen]", fontsize=8)
-    for axis in axes[:, 0][1::2]:
-        axis.set_ylabel("y [screen]", fontsize=8)
-    axes[0, 0].legend(fontsize=7, loc="upper right")
+    for over_time, screen in axes[:, 0].reshape(-1, 2):
+        over_time.set_ylabel("x, y [screen]", fontsize=8)
+        screen.set_ylabel("y [screen]", fontsize=8)
+    axes[0, 0].legend(fontsize=7, loc="center right", framealpha=0.5)
     return figure
 
 
