@@ -90,9 +90,11 @@ def _plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, point
 
 
 def _plot_stroke(axis: Axes, sequence: np.ndarray, *, color: str, label: str) -> None:
-    """Draw the pressed path on the screen, y downwards; a dot marks where it starts."""
-    stroke = sequence[sequence[:, PRESS] > PRESS_THRESHOLD]
-    axis.plot(stroke[:, X], stroke[:, Y], "-", lw=1.5, color=color, label=label, alpha=0.8)
-    axis.plot(stroke[:1, X], stroke[:1, Y], "o", ms=5, color=color, alpha=0.8)
+    """Draw the pressed path on the screen, y downwards, with a gap between presses and a dot where each starts."""
+    pressed = sequence[:, PRESS] > PRESS_THRESHOLD
+    path = np.where(pressed[:, None], sequence[:, [X, Y]], np.nan)
+    starts = path[np.diff(pressed, prepend=False) & pressed]
+    axis.plot(*path.T, "-", lw=1.5, color=color, label=label, alpha=0.8)
+    axis.plot(*starts.T, "o", ms=5, color=color, alpha=0.8)
     axis.set(xlim=(0, 1), ylim=(1, 0), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
     axis.tick_params(labelsize=7)

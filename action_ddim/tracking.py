@@ -48,7 +48,8 @@ def start_trackers(accelerator: "Accelerator", project: str, settings: dict, fol
     import wandb
 
     later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
-    online = {"dir": folder, "settings": wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S)}
+    timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_TIMEOUT_S))
+    online = {"dir": folder, "settings": wandb.Settings(init_timeout=timeout)}
     offline = {"dir": folder, "settings": wandb.Settings(silent=True), "mode": "offline"}
     if "WANDB_MODE" not in os.environ and not wandb_has_key():
         accelerator.print(f"wandb has no key and records offline; {later}")

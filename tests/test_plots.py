@@ -24,7 +24,9 @@ def test_reconstructions_show_the_three_stages_and_both_strokes(actions):
             np.testing.assert_array_equal(lines(axes[row, column])["x"], shown[row, :, 0])
             np.testing.assert_array_equal(lines(axes[row, column])["y"], shown[row, :, 1])
         pressed = actions[row, :, 2] == 1
-        np.testing.assert_array_equal(lines(axes[row, 3])["original"], actions[row, pressed, 1])
+        stroke = lines(axes[row, 3])["original"]
+        np.testing.assert_array_equal(stroke[pressed], actions[row, pressed, 1])
+        assert np.isnan(stroke[~pressed]).all()
         assert axes[row, 3].yaxis_inverted()  # y grows downwards
 
 
@@ -36,6 +38,16 @@ def test_sample_sheet_shows_each_sequence_once(actions, count):
     assert len(visible) == 2 * count
     for axis, sequence in zip(over_time, actions, strict=False):
         np.testing.assert_array_equal(lines(axis)["x"], sequence[:, 0])
+
+
+def test_presses_are_not_joined_and_each_has_a_start(actions):
+    sequence = actions[:1].copy()
+    sequence[0, :, 2] = np.isin(np.arange(30), [0, 1, 7, 8, 29])
+    sequence[0, :, 0] = np.linspace(0, 1, 30)
+    (screen,) = (axis for axis in plot_samples(sequence).axes if "pressed" in lines(axis))
+    path, starts = screen.get_lines()
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(path.get_xdata())), [0, 1, 7, 8, 29])
+    np.testing.assert_array_equal(starts.get_xdata(), sequence[0, [0, 7, 29], 0])
 
 
 def test_sequence_that_is_never_pressed_is_drawn(actions):
