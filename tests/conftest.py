@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from action_ddim.gestures import GestureConfig, write_dataset
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "real"
 SEQ_LEN = 20
+
+# Here and in the processes that tests start: sums split over threads differ in their last bits, and tiny models gain nothing.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
