@@ -11,12 +11,14 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
+from action_ddim.checkpoint import RunFolder
 from action_ddim.config import parse_train_config
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.metrics import reconstruction_metrics
+from action_ddim.run import build, make_accelerator, open_data
 from action_ddim.training import is_due, train, validation_indices
 
 
@@ -135,6 +137,21 @@ def test_learns(run):
 def test_other_predictions_and_weights_learn(run, prediction_type):
     table = rows(run(num_epochs=40, lr=1e-2, prediction_type=prediction_type, snr_gamma=5, beta_schedule="linear"))
     assert float(table[-1]["val/loss"]) < float(table[0]["val/loss"])
+
+
+def test_data_order_is_a_function_of_seed_and_epoch(flags, data):
+    def order(seed: int, epoch: int) -> list[int]:
+        config = parse_train_config(flags(seed=seed))
+        run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+        torch.rand(epoch)  # what else was drawn does not matter
+        run.loader.set_epoch(epoch)
+        sequences = ActionDataset(data / "train").read(range(12))
+        return [int((sequences == actions).all(dim=(1, 2)).nonzero()) for batch in run.loader for actions in batch]
+
+    assert sorted(order(0, 1)) == list(range(12))
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(7, 1)
 
 
 def test_data_smaller_than_a_batch_trains(run):
