@@ -204,8 +204,9 @@ def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in dataclasses.fields(TrainConfig):
         name = item.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(name))
-        _add_argument(group, item)
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_argument(groups[name], item)
     return TrainConfig(**vars(parser.parse_args(argv)))
 
 

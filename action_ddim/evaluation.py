@@ -52,16 +52,20 @@ def validation_loss(
     return loss.cpu().double().numpy()
 
 
+def reconstruction_generators(seed: int, indices: np.ndarray) -> list[torch.Generator]:
+    """Return the generator of each sequence's noise, a function of (seed, index of the sequence)."""
+    return [seeded_generator(Stream.RECONSTRUCTION, seed, index) for index in indices.tolist()]
+
+
 def reconstruct(
     pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
 ) -> np.ndarray:
-    """Return soft reconstructions `(N, L, 3)`; the noise is a function of (seed, index of the sequence)."""
-    generators = [seeded_generator(Stream.RECONSTRUCTION, settings.seed, index) for index in indices.tolist()]
+    """Return soft reconstructions `(N, L, 3)`, from the noise of `reconstruction_generators`."""
     reconstruction = pipeline.reconstruct(
         actions,
         strength=settings.strength,
         num_inference_steps=settings.num_inference_steps,
-        generator=generators,
+        generator=reconstruction_generators(settings.seed, indices),
         output_type="pt",
         return_dict=False,
     )[0]
@@ -72,7 +76,7 @@ def noised(
     pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
 ) -> np.ndarray:
     """Return what `reconstruct` starts from, `(N, L, 3)`, in the range of actions but not clamped to it."""
-    generators = [seeded_generator(Stream.RECONSTRUCTION, settings.seed, index) for index in indices.tolist()]
+    generators = reconstruction_generators(settings.seed, indices)
     noise = torch.cat([draw_noise((1, *actions.shape[1:]), generator) for generator in generators])
     timestep = torch.tensor(pipeline.timesteps_below(settings.strength, settings.num_inference_steps)[:1])
     noisy = pipeline.scheduler.add_noise(to_model_space(torch.as_tensor(actions)), noise, timestep)

@@ -37,11 +37,8 @@ class Run:
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: EMAModel
     pipeline: ActionDDIMPipeline  # of the bare denoiser
+    updates_per_epoch: int
     update: int = 0
-
-    @property
-    def updates_per_epoch(self) -> int:
-        return math.ceil(len(self.loader) / self.config.gradient_accumulation_steps)
 
     @property
     def reconstruction(self) -> ReconstructionSettings:
@@ -116,11 +113,24 @@ def build(
     pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
     pipeline.set_progress_bar_config(disable=True)
     loader = accelerator.prepare(loader)  # first, because its length on this rank sets the learning-rate schedule
-    total = config.num_epochs * math.ceil(len(loader) / config.gradient_accumulation_steps)
+    updates_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
+    total = config.num_epochs * updates_per_epoch
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
     prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
     ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
-    return Run(config, accelerator, folder, val_data, loader, prepared, optimizer, lr_scheduler, ema, pipeline)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        folder=folder,
+        val_data=val_data,
+        loader=loader,
+        denoiser=prepared,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        ema=ema,
+        pipeline=pipeline,
+        updates_per_epoch=updates_per_epoch,
+    )
 
 
 def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:

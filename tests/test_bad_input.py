@@ -5,8 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from action_ddim.cli import generate, main, train
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 
 
 def rows(folder):
@@ -102,13 +105,13 @@ def test_heads_that_do_not_divide_the_width(flags, capsys):
     one_line(capsys, "--d_model 16 is not divisible by --nhead 3")
 
 
-@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA GPU here")
+@without_gpu
 def test_cuda_where_there_is_none(flags, capsys):
     assert train(flags(device="cuda")) == 2
     one_line(capsys, "--device is cuda")
 
 
-@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a CUDA GPU here")
+@without_gpu
 def test_half_precision_on_a_cpu(flags, capsys):
     assert train(flags(mixed_precision="fp16")) == 2
     one_line(capsys, "--mixed_precision fp16 needs a GPU")
