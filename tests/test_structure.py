@@ -14,6 +14,7 @@ FLOORS = [
     {"dataset", "pipeline", "checkpoint", "tracking"},
     {"evaluation"},
     {"run"},
+    {"monitoring"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -50,7 +51,7 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("accelerate", {"run", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        ("accelerate", {"run", "monitoring", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots"}),
     ],
