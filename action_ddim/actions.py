@@ -22,14 +22,15 @@ def to_model_space(actions):
     return actions * 2 - 1
 
 
-def from_model_space(sample):
-    """Map a sample from model space to [0, 1], clamped; the press stays soft (see `threshold_press`)."""
-    return ((sample + 1) / 2).clip(0, 1)
+def from_model_space(sample, clamp: bool = True):
+    """Map a sample from model space to [0, 1], clamped unless told otherwise; the press stays soft (`threshold_press`)."""
+    actions = (sample + 1) / 2
+    return actions.clip(0, 1) if clamp else actions
 
 
-def threshold_press(actions: np.ndarray) -> np.ndarray:
-    """Return a copy of actions `(..., 3)` whose press is 0 or 1, cut at 0.5."""
-    actions = actions.copy()
+def threshold_press(actions):
+    """Return a copy of actions `(..., 3)`, an array or a tensor, whose press is 0 or 1, cut at 0.5."""
+    actions = actions.copy() if isinstance(actions, np.ndarray) else actions.clone()
     actions[..., PRESS] = actions[..., PRESS] > PRESS_THRESHOLD
     return actions
 

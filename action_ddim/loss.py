@@ -41,6 +41,7 @@ def diffusion_loss(
     *,
     snr_gamma: float | None = None,
     velocity_weight: float = 0.0,
+    known_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the loss of each sequence, `(N,)`, for given noise and timesteps.
 
@@ -53,19 +54,25 @@ def diffusion_loss(
         sample: Clean actions in model space, `(N, L, 3)` in [-1, 1].
         noise: Standard normal, as `sample`.
         timesteps: `(N,)` in [0, T).
+        known_mask: Entries that the network sees clean, boolean, as `sample`; they have no error.
     """
     noisy = scheduler.add_noise(sample, noise, timesteps)
-    output = denoiser(noisy, timesteps, return_dict=False)[0].float()
+    conditioning = {}
+    if known_mask is not None:
+        noisy, conditioning = torch.where(known_mask, sample, noisy), {"known_mask": known_mask}
+    output = denoiser(noisy, timesteps, return_dict=False, **conditioning)[0].float()
     prediction_type = scheduler.config.prediction_type
     alpha_bar = scheduler.alphas_cumprod.to(sample.device)[timesteps].view(-1, 1, 1)
     if prediction_type == "sample":
-        error = clean_error = output - sample
+        error = output - sample
     elif prediction_type == "epsilon":
         error = output - noise
-        clean_error = (1 - alpha_bar).sqrt() * error  # sqrt(alpha_bar) times the error of the clean actions
     else:
         error = output - scheduler.get_velocity(sample, noise, timesteps)
-        clean_error = (1 - alpha_bar).sqrt() * error
+    if known_mask is not None:
+        error = error.masked_fill(known_mask, 0.0)
+    # With epsilon-prediction this is sqrt(alpha_bar) times the error of the clean actions.
+    clean_error = error if prediction_type == "sample" else (1 - alpha_bar).sqrt() * error
     loss = error.square().mean(dim=(1, 2))
     if velocity_weight:
         loss = loss + velocity_weight * clean_error.diff(dim=1).square().mean(dim=(1, 2))

@@ -1,16 +1,24 @@
-"""`ActionDDIMPipeline`: sample actions from noise, and reconstruct noisy ones, with a trained denoiser."""
+"""`ActionDDIMPipeline`: sample actions, reconstruct, invert and fill in, with a trained denoiser."""
 
+import inspect
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .actions import from_model_space, threshold_press, to_model_space
+from .export import SelfContainedMixin
+from .filling import Known, check_known
+from .guidance import Cost, guide
+from .inversion import invert_step, slerp
 
 OUTPUT_TYPES = ("np", "pt")
+Values = np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -21,12 +29,21 @@ class ActionPipelineOutput(BaseOutput):
     actions: np.ndarray | torch.Tensor
 
 
-class ActionDDIMPipeline(DiffusionPipeline):
-    """Draws and reconstructs actions with DDIM (arXiv 2010.02502).
+@dataclass
+class ActionInversionOutput(BaseOutput):
+    """Latents `(N, L, 3)` in model space, and how exactly each was solved for: the largest residual of a step, `(N,)`."""
+
+    latents: torch.Tensor
+    residual: torch.Tensor
+
+
+class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
+    """Draws, reconstructs, inverts and fills in actions with DDIM (arXiv 2010.02502).
 
     Args:
         denoiser: An `ActionTransformer1DModel`.
-        scheduler: An `ExactDDIMScheduler` of the same `prediction_type` as the denoiser was trained with.
+        scheduler: An `ExactDDIMScheduler` of the same `prediction_type` as the denoiser was trained with, or any diffusers
+            scheduler of discrete timesteps made `from_config` of it.
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -35,7 +52,7 @@ class ActionDDIMPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(denoiser=denoiser, scheduler=scheduler)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         num_sequences: int = 1,
@@ -43,23 +60,35 @@ class ActionDDIMPipeline(DiffusionPipeline):
         eta: float = 0.0,
         generator: Generators = None,
         latents: torch.Tensor | None = None,
+        known: Values | None = None,
+        mask: Values | None = None,
+        cost: Cost | None = None,
+        guidance_scale: float = 1.0,
         output_type: str = "np",
         return_dict: bool = True,
     ) -> ActionPipelineOutput | tuple:
-        """Draw new actions from noise.
+        """Draw new actions from noise; fill in what is not known of them, or guide them by a cost.
 
         Args:
-            num_sequences: N; taken from the latents where these are given.
+            num_sequences: N; taken from the latents, or from several known actions, where these are given.
             num_inference_steps: DDIM steps, 1 to the number of training timesteps.
             eta: Share of fresh noise in each step: 0 is DDIM and deterministic, 1 is DDPM (equation 16).
             generator: Makes the draw repeatable; a list holds one generator a sequence.
-            latents: The noise to start from, `(N, L, 3)`, instead of drawing it.
+            latents: The noise to start from, `(N, L, 3)`, instead of drawing it; `invert` finds that of given actions.
+            known: Actions `(N, L, 3)` or `(L, 3)` in [0, 1]; what the mask leaves out is not looked at.
+            mask: Boolean, of the shape of `known` or `(L, 3)`: entries that come back as they are, bit for bit; the rest is
+                generated to fit them. `action_ddim.masks.build_mask` makes masks from words.
+            cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
+            guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
             output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press.
 
         Raises:
-            ValueError: an argument is out of its range, or the latents or generators do not fit.
+            ValueError: an argument is out of its range, or the latents, known actions, mask or generators do not fit.
         """
         self._check(output_type=output_type, eta=eta)
+        given = self._known(known, mask)
+        if given is not None and num_sequences == 1:
+            num_sequences = len(given.actions)
         if latents is None:
             if num_sequences < 1:
                 raise ValueError(f"num_sequences is {num_sequences}; give at least 1")
@@ -67,14 +96,18 @@ class ActionDDIMPipeline(DiffusionPipeline):
             latents = self._draw_noise(shape, generator)
         else:
             latents = self._to_device(latents, "latents")
+        if given is not None and len(given.actions) not in (1, len(latents)):
+            raise ValueError(f"{len(given.actions)} known actions were given for {len(latents)} sequences")
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        sample = self._denoise(latents * self.scheduler.init_noise_sigma, eta, generator)
-        return self._output(sample, output_type, return_dict)
+        sample = latents * self.scheduler.init_noise_sigma
+        cost = cost if guidance_scale else None
+        sample = self._denoise(sample, self.scheduler.timesteps, eta, generator, given, cost, guidance_scale)
+        return self._output(sample, output_type, return_dict, given)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def reconstruct(
         self,
-        actions: np.ndarray | torch.Tensor,
+        actions: Values,
         strength: float = 0.5,
         num_inference_steps: int = 10,
         generator: Generators = None,
@@ -94,10 +127,89 @@ class ActionDDIMPipeline(DiffusionPipeline):
         """
         self._check(output_type=output_type)
         sample = to_model_space(self._to_device(actions, "actions"))
-        self.scheduler.set_timesteps(timesteps=self.timesteps_below(strength, num_inference_steps), device=sample.device)
+        timesteps, begin = self.timesteps_below(strength, num_inference_steps), 0
+        if "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters:
+            self.scheduler.set_timesteps(timesteps=timesteps, device=sample.device)
+        else:  # as diffusers' image-to-image pipelines do: the part of the scheduler's own list that lies below
+            self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
+            begin = min(int((self.scheduler.timesteps > timesteps[0]).sum()), len(self.scheduler.timesteps) - 1)
+            if hasattr(self.scheduler, "set_begin_index"):
+                self.scheduler.set_begin_index(begin)
+        chosen = self.scheduler.timesteps[begin:]
         noise = self._draw_noise(tuple(sample.shape), generator)
-        noisy = self.scheduler.add_noise(sample, noise, self.scheduler.timesteps[:1])
-        return self._output(self._denoise(noisy, 0.0, generator), output_type, return_dict)
+        noisy = self.scheduler.add_noise(sample, noise, chosen[:1].expand(len(sample)))
+        return self._output(self._denoise(noisy, chosen, generator=generator), output_type, return_dict)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        actions: Values,
+        num_inference_steps: int = 50,
+        generator: Generators = None,
+        noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ActionInversionOutput | tuple:
+        """Find the latents whose deterministic DDIM path leads back to the actions; `pipeline(latents=...)` walks it.
+
+        The last step of a path returns what the network says and forgets the noise of its sample, so that many paths end
+        in the same actions; the noise there is drawn, as it would be on the way down. That keeps every sample of the path
+        what the network was trained on, and the latents standard normal. Each step before it is solved for the sample
+        whose `scheduler.step` gives the next one (see `inversion.solve_fixed_point`), so that decoding in the same
+        number of steps returns the actions up to the network's error at the last timestep.
+
+        Args:
+            actions: `(N, L, 3)` in [0, 1].
+            num_inference_steps: S; decode with the same number.
+            generator: Makes the noise of the last step repeatable; a list holds one generator a sequence.
+            noise: That noise, `(N, L, 3)` or one for all, `(1, L, 3)`, instead of drawing it.
+
+        Raises:
+            ValueError: an argument does not fit, or the scheduler is not a DDIM scheduler.
+        """
+        if not isinstance(self.scheduler, DDIMScheduler):
+            raise ValueError(f"inversion needs a DDIM scheduler, not {type(self.scheduler).__name__}")
+        clean = to_model_space(self._to_device(actions, "actions"))
+        self.scheduler.set_timesteps(num_inference_steps, device=clean.device)
+        noise = self._draw_noise(tuple(clean.shape), generator) if noise is None else noise.expand_as(clean)
+        timesteps = self.scheduler.timesteps.flip(0)
+        sample = self.scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))
+        worst = torch.zeros(len(clean), device=clean.device)
+        for lower, timestep in self.progress_bar(list(pairwise(timesteps))):
+            sample, residual = invert_step(self.denoiser, self.scheduler, sample, lower, timestep)
+            worst = torch.maximum(worst, residual)
+        return ActionInversionOutput(latents=sample, residual=worst) if return_dict else (sample, worst)
+
+    def interpolate(
+        self,
+        first: Values,
+        second: Values,
+        num_interpolations: int = 9,
+        num_inference_steps: int = 50,
+        generator: torch.Generator | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+    ) -> ActionPipelineOutput | tuple:
+        """Go from one action to another through their latents, spherically (arXiv 2010.02502, section 5.3).
+
+        Args:
+            first, second: `(L, 3)` in [0, 1].
+            num_interpolations: N, evenly spaced from the first to the second, both included; at least 2.
+            num_inference_steps: As in `invert`.
+            generator: Sets the noise in the last step of the inversion, the same for both.
+            output_type: As in `__call__`.
+
+        Raises:
+            ValueError: as `invert`, or there are fewer than two interpolations.
+        """
+        if num_interpolations < 2:
+            raise ValueError(f"num_interpolations is {num_interpolations}; give at least 2")
+        ends = torch.stack([torch.as_tensor(first), torch.as_tensor(second)])
+        shape = (1, self.denoiser.config.seq_len, self.denoiser.config.in_channels)
+        noise = self._draw_noise(shape, generator)
+        latents, _ = self.invert(ends, num_inference_steps, noise=noise, return_dict=False)
+        fractions = torch.linspace(0, 1, num_interpolations, device=latents.device, dtype=latents.dtype)
+        path = slerp(latents[0], latents[1], fractions)
+        return self(latents=path, num_inference_steps=num_inference_steps, output_type=output_type, return_dict=return_dict)
 
     def timesteps_below(self, strength: float, num_inference_steps: int) -> list[int]:
         """Return the timesteps from `strength` of the schedule down, spaced as `num_inference_steps` over the whole of it.
@@ -114,12 +226,39 @@ class ActionDDIMPipeline(DiffusionPipeline):
         count = min(top, max(1, round(strength * num_inference_steps)))
         return [round(top * (count - i) / count) - 1 for i in range(count)]
 
-    def _denoise(self, sample: torch.Tensor, eta: float, generator: Generators) -> torch.Tensor:
-        """Walk down the scheduler's timesteps from a noisy sample `(N, L, 3)`."""
-        for timestep in self.progress_bar(self.scheduler.timesteps):
-            output = self.denoiser(sample, timestep, return_dict=False)[0]
-            sample = self.scheduler.step(output, timestep, sample, eta=eta, generator=generator, return_dict=False)[0]
+    def _denoise(
+        self,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        eta: float = 0.0,
+        generator: Generators = None,
+        known: Known | None = None,
+        cost: Cost | None = None,
+        guidance_scale: float = 1.0,
+    ) -> torch.Tensor:
+        """Walk down the timesteps, of those that the scheduler chose, from a noisy sample `(N, L, 3)`."""
+        options = self._step_options(eta, generator)
+        conditioning = {} if known is None else {"known_mask": known.mask.expand_as(sample)}
+        for timestep in self.progress_bar(timesteps):
+            model_input = self.scheduler.scale_model_input(sample, timestep)
+            if known is not None:
+                model_input = known.into_sample(model_input)
+            denoise = partial(self.denoiser, timestep=timestep, return_dict=False, **conditioning)
+            if cost is None:
+                output = denoise(model_input)[0]
+            else:
+                alpha_bar = self.scheduler.alphas_cumprod[int(timestep)].item()
+                prediction_type = self.scheduler.config.prediction_type
+                output = guide(denoise, model_input, cost, guidance_scale, alpha_bar, prediction_type, known)
+            sample = self.scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
         return sample
+
+    def _step_options(self, eta: float, generator: Generators) -> dict:
+        """Return those of `eta` and `generator` that the scheduler's step takes."""
+        parameters = inspect.signature(self.scheduler.step).parameters
+        if eta and "eta" not in parameters:
+            raise ValueError(f"{type(self.scheduler).__name__} takes no eta; leave it at 0")
+        return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in parameters}
 
     def _check(self, output_type: str, eta: float = 0.0) -> None:
         if output_type not in OUTPUT_TYPES:
@@ -127,7 +266,7 @@ class ActionDDIMPipeline(DiffusionPipeline):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is {eta}, not in [0, 1]")
 
-    def _to_device(self, values: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
+    def _to_device(self, values: Values, name: str) -> torch.Tensor:
         """Check the shape `(N, L, 3)` and bring the values to the denoiser's device and type."""
         values = torch.as_tensor(values)
         expected = (self.denoiser.config.seq_len, self.denoiser.config.in_channels)
@@ -137,13 +276,30 @@ class ActionDDIMPipeline(DiffusionPipeline):
             raise ValueError(f"{name} hold NaN or infinity")
         return values.to(device=self._execution_device, dtype=self.denoiser.dtype)
 
+    def _known(self, known: Values | None, mask: Values | None) -> Known | None:
+        """Check what is known, and bring it to the denoiser's device and type; None where nothing is."""
+        if known is None and mask is None:
+            return None
+        if known is None or mask is None:
+            raise ValueError("known and mask go together; give both, or neither")
+        if not getattr(self.denoiser.config, "mask_conditioning", False):
+            raise ValueError("this denoiser cannot fill in; it was trained without known entries (--known_probability 0)")
+        checked = check_known(known, mask)
+        return Known(self._to_device(checked.actions, "known actions"), checked.mask.to(self._execution_device))
+
     def _draw_noise(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
         if isinstance(generator, list) and len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators were given for {shape[0]} sequences")
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.denoiser.dtype)
 
-    def _output(self, sample: torch.Tensor, output_type: str, return_dict: bool) -> ActionPipelineOutput | tuple:
+    def _output(
+        self, sample: torch.Tensor, output_type: str, return_dict: bool, known: Known | None = None
+    ) -> ActionPipelineOutput | tuple:
         actions = from_model_space(sample)
         if output_type == "np":
-            actions = threshold_press(actions.float().cpu().numpy())
+            actions = threshold_press(actions)
+        if known is not None:
+            actions = known.into_actions(actions)
+        if output_type == "np":
+            actions = actions.float().cpu().numpy()
         return ActionPipelineOutput(actions=actions) if return_dict else (actions,)

@@ -104,6 +104,7 @@ def build(
         patch_size=config.patch_size,
         seq_len=train_data.seq_len,
         dropout=config.dropout,
+        mask_conditioning=config.known_probability > 0,
     )
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
     loader = DataLoader(train_data, config.batch_size, shuffle=True, collate_fn=_as_it_is)
@@ -140,7 +141,9 @@ def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
         beta_schedule=config.beta_schedule,
         prediction_type=config.prediction_type,
         timestep_spacing="trailing",  # starts at the last timestep, the one that is all noise
-        clip_sample=True,
+        # The clean actions that a network predicts outright lie in their range as it is, and a path that is not clipped
+        # can be inverted.
+        clip_sample=config.prediction_type != "sample",
         clip_sample_range=1.0,
     )
 

@@ -23,6 +23,7 @@ from action_ddim.checkpoint import RunFolder, averaged_weights, ema_state_dict
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.masks import draw_masks
 from action_ddim.monitoring import log_epoch, plot_epoch, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.run import Run, build, check_device, make_accelerator, open_data
@@ -154,7 +155,13 @@ def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     sample = to_model_space(actions)
     timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator)
     noise = draw_noise(tuple(sample.shape), generator)
-    return diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings).mean()
+    known_mask = None
+    if run.config.known_probability:
+        known_mask = draw_masks(len(sample), sample.shape[1], run.config.known_probability, generator)
+    loss = diffusion_loss(
+        run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, known_mask=known_mask, **run.loss_settings
+    )
+    return loss.mean()
 
 
 def finite_mean(run: Run, losses: list[torch.Tensor]) -> float:

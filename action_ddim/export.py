@@ -1,0 +1,80 @@
+"""The self-contained form of a pipeline: weights, and the code that they need, in one folder.
+
+    exported/
+      model_index.json             names the classes by the files below
+      pipeline.py                  ActionDDIMPipeline, and what it imports: actions.py, export.py, ...
+      denoiser/denoiser.py         ActionTransformer1DModel, beside config.json and the weights
+      scheduler/scheduler.py       ExactDDIMScheduler, beside scheduler_config.json
+
+diffusers loads it with `trust_remote_code=True`. It copies the files that `pipeline.py` imports relatively, one level
+deep, so that `pipeline.py` has to import by itself whatever those import of each other.
+"""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from diffusers.utils import PushToHubMixin
+from huggingface_hub import create_repo
+
+RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
+
+
+def export_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write the self-contained form of a pipeline to a folder, made if missing.
+
+    Raises:
+        ValueError: the folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; name a new one")
+    pipeline.save_pretrained(folder)
+    index_path = folder / "model_index.json"
+    index = json.loads(index_path.read_text())
+    source = Path(inspect.getfile(type(pipeline)))
+    shutil.copy(source, folder)
+    for name in RELATIVE_IMPORT.findall(source.read_text()):
+        shutil.copy(source.with_name(f"{name}.py"), folder)
+    index["_class_name"] = [source.stem, type(pipeline).__name__]
+    for name, component in pipeline.components.items():
+        if not type(component).__module__.startswith("diffusers."):
+            source = Path(inspect.getfile(type(component)))
+            shutil.copy(source, folder / name)
+            index[name] = [source.stem, type(component).__name__]
+    index_path.write_text(json.dumps(index, indent=2) + "\n")
+
+
+class SelfContainedMixin(PushToHubMixin):
+    """`export` and `push_to_hub` of the self-contained form, for a `DiffusionPipeline`."""
+
+    def export(self, save_directory: str | os.PathLike) -> None:
+        """Write the self-contained form, with its code, that loads where this package is not installed.
+
+        `DiffusionPipeline.from_pretrained(save_directory, trust_remote_code=True)` loads it.
+
+        Raises:
+            ValueError: the folder is not empty.
+        """
+        export_pipeline(self, Path(save_directory))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the self-contained form to the Hub; return the address of the commit.
+
+        Anyone loads it by `DiffusionPipeline.from_pretrained(repo_id, trust_remote_code=True)`.
+        """
+        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.export(folder)
+            return self._upload_folder(folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr)

@@ -1,0 +1,70 @@
+"""Guidance: a cost on the clean actions that a denoiser predicts, its gradient scaled into each step."""
+
+from collections.abc import Callable
+
+import torch
+
+from .actions import from_model_space
+from .filling import Known
+
+# Below this alpha_bar a noisy sample says next to nothing of the actions, and the network's slope is noise.
+MIN_ALPHA_BAR = 0.01
+
+Cost = Callable[[torch.Tensor], torch.Tensor]
+
+
+def predict_clean(output: torch.Tensor, sample: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:
+    """Return the clean sample that follows from a network's output at a noisy `sample`."""
+    if prediction_type == "sample":
+        return output
+    if prediction_type == "epsilon":
+        return (sample - (1 - alpha_bar) ** 0.5 * output) / alpha_bar**0.5
+    return alpha_bar**0.5 * sample - (1 - alpha_bar) ** 0.5 * output
+
+
+def guide(
+    denoise: Callable[[torch.Tensor], tuple[torch.Tensor]],
+    sample: torch.Tensor,
+    cost: Cost,
+    scale: float,
+    alpha_bar: float,
+    prediction_type: str,
+    known: Known | None = None,
+) -> torch.Tensor:
+    """Return the network's output at `sample` `(N, L, 3)`, moved down the gradient of the cost.
+
+    Classifier guidance for DDIM (arXiv 2105.05233, algorithm 2) with -scale * cost in the place of log p: the predicted
+    noise gains scale * sqrt(1 - alpha_bar) * gradient, where the gradient is taken through the network, so that it
+    moves the sample along what the network holds for actions. The clean actions then move by -scale times their
+    posterior covariance times the gradient of the cost, whatever the timestep.
+
+    Args:
+        denoise: Maps a sample to a tuple of the network's output.
+        cost: Maps clean actions `(N, L, 3)`, x, y and press in [0, 1], to a number a sequence, `(N,)`.
+        scale: Weight of the cost.
+        alpha_bar: Of the timestep.
+        prediction_type: What the network's output is.
+        known: What the cost sees in the place of the network's prediction.
+
+    Raises:
+        ValueError: the cost is no tensor `(N,)`, or does not depend on the actions in a differentiable way.
+    """
+    if alpha_bar < MIN_ALPHA_BAR:
+        return denoise(sample)[0]
+    with torch.enable_grad():
+        sample = sample.detach().requires_grad_()
+        output = denoise(sample)[0]
+        actions = from_model_space(predict_clean(output, sample, alpha_bar, prediction_type), clamp=False)
+        value = cost(actions if known is None else known.into_actions(actions))
+        if not isinstance(value, torch.Tensor) or value.shape != (len(sample),):
+            found = f"the shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"the cost returns {found}, not a tensor ({len(sample)},) with a number a sequence")
+        if not value.requires_grad:
+            raise ValueError("the cost does not depend on the actions in a way that can be differentiated")
+        (gradient,) = torch.autograd.grad(value.sum(), sample)
+    factor = {
+        "sample": -(1 - alpha_bar) / alpha_bar**0.5,
+        "epsilon": (1 - alpha_bar) ** 0.5,
+        "v_prediction": ((1 - alpha_bar) / alpha_bar) ** 0.5,
+    }[prediction_type]
+    return output.detach() + scale * factor * gradient
