@@ -21,7 +21,7 @@ DISTRIBUTIONS = ("duration", "path_length", "peak_speed", "press_time")
 
 
 @dataclass(frozen=True)
-class Figure:
+class Comparison:
     """A figure and its floor, means over the halvings."""
 
     value: float
@@ -40,12 +40,12 @@ class Realism:
       histograms of a feature over 20 bins that hold equally many of all sequences.
     - `js_gesture_type`: the same of the shares of the gesture types.
 
-    `type_shares` holds the share of each gesture type, drawn and real.
+    `type_shares` holds the share of each gesture type among the `drawn` and the `real` sequences.
     """
 
     num_sequences: int
-    figures: dict[str, Figure]
-    type_shares: dict[str, Figure]
+    figures: dict[str, Comparison]
+    type_shares: dict[str, dict[str, float]]
     reason: str = ""
 
 
@@ -69,8 +69,8 @@ def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Rea
     check_eval_packages()
     count = min(len(samples), len(real) // 2, MAX_SEQUENCES)
     shares = {
-        name: Figure(float(drawn), float(held_out))
-        for name, drawn, held_out in zip(GESTURE_TYPES, type_shares(samples), type_shares(real), strict=True)
+        name: dict(zip(GESTURE_TYPES, type_shares(actions).tolist(), strict=True))
+        for name, actions in (("drawn", samples), ("real", real))
     }
     if count < MIN_SEQUENCES:
         reason = (
@@ -88,7 +88,7 @@ def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Rea
         values.append(_compare(subset, first, edges, seed))
         floors.append(_compare(second, first, edges, seed))
     figures = {
-        name: Figure(float(np.mean([value[name] for value in values])), float(np.mean([floor[name] for floor in floors])))
+        name: Comparison(float(np.mean([value[name] for value in values])), float(np.mean([floor[name] for floor in floors])))
         for name in values[0]
     }
     return Realism(count, figures, shares)
