@@ -14,21 +14,23 @@ TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"
 PRIVATE_SETTINGS = ("data_dir", "val_data_dir", "save_dir", "device", "report_to", "wandb_project")
 
 
-def model_card(config: Mapping, metrics: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
+def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
     """Write the card of a model.
 
     Args:
         config: What the run folder's `config.json` holds: `settings`, `run`, `versions`, and our own version.
-        metrics: The last epoch's, by their names in `metrics.summarize`; empty before the first epoch has ended.
+        row: The last row of `metrics.csv`; empty before the first epoch has ended.
         data: The training folder's `dataset.json`; empty where there is none.
         has_figure: Whether `FIGURE_NAME` lies beside the card.
     """
     settings, run = config["settings"], config["run"]
+    measured = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
+    metrics = {name: value for name, value in measured.items() if name not in ("loss", "seconds")}
     flags = tuple(
         (f"--{name}", str(value)) for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None
     )
     described = tuple((name, str(value)) for name, value in data.items())
-    measured = _metrics_section(metrics, settings) if metrics else "Not measured yet."
+    quality = _metrics_section(metrics, settings) if metrics else "Not measured yet."
     figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""
     return f"""---
 {_metadata(metrics).to_yaml()}
@@ -65,12 +67,12 @@ actions = pipeline(num_sequences=10, num_inference_steps=50, generator=torch.Gen
 
 ## Metrics
 
-{measured}
+{quality}
 {figure}
 ## Training
 
-{run["num_updates"]:,} updates of {run["global_batch_size"]} sequences on {run["num_processes"]} process(es) were planned; the
-weights are the moving average.
+{row.get("update", 0):,.0f} of {run["num_updates"]:,} updates of {run["global_batch_size"]} sequences; the weights are their
+moving average.
 
 {_markdown(("flag", "value"), flags)}
 

@@ -151,13 +151,18 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
 
     from action_ddim.pipeline import ActionDDIMPipeline
 
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what it has to say of a damaged folder is in the error too
+    logging.disable_progress_bar()
     try:
         pipeline = ActionDDIMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         unfit = next((name for name, value in pipeline.denoiser.state_dict().items() if not torch.isfinite(value).all()), None)
     except Exception as error:  # JSON, safetensors, shapes, missing files and classes: each library has errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--model {model} cannot be loaded ({reason[:200]}); copy or export it again") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
     if unfit:
         raise UserError(f"--model {model} holds weights that are not finite ({unfit}); train again")
     pipeline.set_progress_bar_config(disable=True)

@@ -146,10 +146,8 @@ def card_files(run: Run) -> dict[str, bytes]:
     config = json.loads((run.folder.path / "config.json").read_text())
     data_info = Path(run.config.data_dir) / "dataset.json"
     data = json.loads(data_info.read_text()) if data_info.exists() else {}
-    last_row = (read_history(run) or [{}])[-1]
-    metrics = {name.removeprefix("val/"): value for name, value in last_row.items() if name.startswith("val/")}
-    metrics = {name: value for name, value in metrics.items() if name not in ("loss", "seconds")}
+    row = (read_history(run) or [{}])[-1]
     # The epoch ends the name; the newest is the one drawn last.
     figures = sorted(run.folder.plots.glob("reconstructions_epoch_*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
-    card = model_card(config, metrics, data, has_figure=bool(figures))
+    card = model_card(config, row, data, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -1,6 +1,7 @@
 """What an assessment says, for a terminal, as `report.json` and as `report.html`, one file that needs no other."""
 
 import base64
+import dataclasses
 import html
 import json
 from pathlib import Path
@@ -36,6 +37,7 @@ th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e6ea
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th { font-weight: 600; color: #465164; }
 td.met { color: #00664a; font-weight: 600; } td.missed { color: #a34100; font-weight: 600; }
+@media (max-width: 40rem) { body { padding: 1rem; } th, td { padding: .3rem .45rem; } }
 figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #465164; margin-top: .3rem; }
 """
@@ -135,7 +137,7 @@ def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_di
 <p><code>{html.escape(model)}</code> on {assessment.num_sequences} held-out sequences of {assessment.seq_len} steps from
 <code>{html.escape(data_dir)}</code>; action_ddim {__version__}, seed {assessment.settings.seed}.</p>
 <p class="verdict {verdict}">{html.escape(first.note)}</p>
-{first.to_html()}
+{dataclasses.replace(first, note="").to_html()}
 {body}
 {figures}
 </body>
