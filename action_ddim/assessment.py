@@ -83,9 +83,7 @@ class Assessment:
         return asdict(self)
 
 
-def assess(
-    pipeline: ActionDDIMPipeline, data: ActionDataset, settings: AssessmentSettings
-) -> tuple[Assessment, list[Picture]]:
+def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: AssessmentSettings) -> tuple[Assessment, list[Picture]]:
     """Measure a pipeline on held-out data of its length: reconstructions, inversion, samples; with progress on a terminal.
 
     Raises:
@@ -101,7 +99,7 @@ def assess(
         soft = np.concatenate(list(reconstruct_batches(pipeline, real, how, settings.batch_size)))
         reconstruction[strength] = reconstruction_metrics(real, soft)
     inverted = real[: settings.num_inverted]
-    inversion = {S: _invert(pipeline, inverted, S, settings) for S in DDIM_TABLE_2 if S <= steps}
+    inversion = {S: _invert(pipeline, inverted, S, settings) for S in DDIM_TABLE_2 if steps >= S}
     batches = draw_samples(
         pipeline,
         settings.num_samples,
@@ -165,7 +163,7 @@ def _invert(pipeline: ActionDDIMPipeline, real: np.ndarray, S: int, settings: As
             batch = real[first : first + settings.batch_size]
             generators = evaluation.reconstruction_generators(settings.seed, np.arange(first, first + len(batch)))
             encoded = pipeline.invert(batch, num_inference_steps=S, generator=generators)
-            decoded = pipeline(latents=encoded.latents, num_inference_steps=S, output_type="pt").actions
+            decoded = pipeline(latents=encoded.latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
             parts.append({**statistics, "residual": encoded.residual.double().cpu().numpy()})
             progress.update(len(batch))
@@ -174,9 +172,7 @@ def _invert(pipeline: ActionDDIMPipeline, real: np.ndarray, S: int, settings: As
     return {**{name: metrics[name] for name in INVERSION_METRICS}, "residual": float(statistics["residual"].mean())}
 
 
-def _reconstruction_pictures(
-    pipeline: ActionDDIMPipeline, real: np.ndarray, settings: ReconstructionSettings
-) -> list[Picture]:
+def _reconstruction_pictures(pipeline: ActionDDIMPipeline, real: np.ndarray, settings: ReconstructionSettings) -> list[Picture]:
     shown = np.arange(min(NUM_PLOTTED, len(real)))
     noisy = evaluation.noised(pipeline, real[shown], shown, settings)
     reconstructed = evaluation.reconstruct(pipeline, real[shown], shown, settings)

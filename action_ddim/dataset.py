@@ -145,7 +145,5 @@ def map_actions(path: Path, seq_len: int, remedy: str = "give its length as --se
     if array.ndim == 3 and array.shape[1] != seq_len:
         raise UserError(f"{path} holds sequences of {array.shape[1]} steps, not {seq_len}; {remedy}")
     if array.ndim == 2 and len(array) % seq_len:
-        raise UserError(
-            f"{path} has {len(array)} rows, not a multiple of the {seq_len} steps a sequence; {remedy}"
-        )
+        raise UserError(f"{path} has {len(array)} rows, not a multiple of the {seq_len} steps a sequence; {remedy}")
     return array.reshape(-1, seq_len, NUM_CHANNELS)

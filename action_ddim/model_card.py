@@ -14,34 +14,8 @@ TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"
 PRIVATE_SETTINGS = ("data_dir", "val_data_dir", "save_dir", "device", "report_to", "wandb_project")
 
 
-def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
-    """Write the card of a model.
-
-    Args:
-        config: What the run folder's `config.json` holds: `settings`, `run`, `versions`, and our own version.
-        row: The last row of `metrics.csv`; empty before the first epoch has ended.
-        data: The training folder's `dataset.json`; empty where there is none.
-        has_figure: Whether `FIGURE_NAME` lies beside the card.
-    """
-    settings, run = config["settings"], config["run"]
-    measured = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
-    metrics = {name: value for name, value in measured.items() if name not in ("loss", "seconds")}
-    flags = tuple(
-        (f"--{name}", str(value)) for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None
-    )
-    described = tuple((name, str(value)) for name, value in data.items())
-    quality = _metrics_section(metrics, settings) if metrics else "Not measured yet."
-    figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""
-    return f"""---
-{_metadata(metrics).to_yaml()}
----
-
-# {NAME}
-
-A transformer denoiser of {run["num_parameters"]:,} parameters, and the DDIM scheduler that goes with it. It models actions
-of {run["seq_len"]} steps of `[x, y, press]`: x and y in [0, 1] of the screen, y growing downwards, press 0 or 1.
-
-## Intended use
+# What holds of every model.
+PURPOSE = """## Intended use
 
 Research on interaction, and agents that act openly for their user: draw new actions, reconstruct noisy recordings, propose
 an action in a few steps. It is not for passing as a human where that is not wanted, such as getting past a check that
@@ -55,19 +29,51 @@ from action_ddim import ActionDDIMPipeline
 
 pipeline = ActionDDIMPipeline.from_pretrained("path/to/this/folder")
 actions = pipeline(num_sequences=10, num_inference_steps=50, generator=torch.Generator().manual_seed(0)).actions
-```
+```"""
+LIMITS = """## Limits
 
-`actions` is `(10, {run["seq_len"]}, 3)`. Versions it was made with: {_versions(config)}.
+It knows the gestures, the length and the rate of its data and nothing of what is on the screen. Reconstruction is judged
+above; actions drawn from noise are weaker, and `action-ddim evaluate` measures how far they are from real ones. Whoever
+publishes these weights states their licence, and whether the people who were recorded agreed."""
+
+
+def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
+    """Write the card of a model.
+
+    Args:
+        config: What the run folder's `config.json` holds: `settings`, `run`, `versions`, and our own version.
+        row: The last row of `metrics.csv`; empty before the first epoch has ended.
+        data: The training folder's `dataset.json`; empty where there is none.
+        has_figure: Whether `FIGURE_NAME` lies beside the card.
+    """
+    settings, run = config["settings"], config["run"]
+    measured = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
+    metrics = {name: value for name, value in measured.items() if name not in ("loss", "seconds")}
+    flags = {f"--{name}": value for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None}
+    versions = {"action_ddim": config["action_ddim"], **config["versions"]}
+    figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""
+    return f"""---
+{_metadata(metrics).to_yaml()}
+---
+
+# {NAME}
+
+A transformer denoiser of {run["num_parameters"]:,} parameters, and the DDIM scheduler that goes with it. It models actions
+of {run["seq_len"]} steps of `[x, y, press]`: x and y in [0, 1] of the screen, y growing downwards, press 0 or 1.
+
+{PURPOSE}
+
+`actions` is `(10, {run["seq_len"]}, 3)`. Made with {", ".join(f"{name} {version}" for name, version in versions.items())}.
 
 ## Data
 
 {run["num_train_sequences"]:,} training and {run["num_val_sequences"]:,} validation sequences.
 
-{_markdown(("the training data's dataset.json", "value"), described) if described else "No dataset.json describes them."}
+{_markdown(("of the training data", "value"), data) if data else "No dataset.json describes them."}
 
 ## Metrics
 
-{quality}
+{_metrics_section(metrics, settings) if metrics else "Not measured yet."}
 {figure}
 ## Training
 
@@ -76,11 +82,7 @@ moving average.
 
 {_markdown(("flag", "value"), flags)}
 
-## Limits
-
-It knows the gestures, the length and the rate of its data and nothing of what is on the screen. Reconstruction is judged
-above; actions drawn from noise are weaker, and `action-ddim evaluate` measures how far they are from real ones. Whoever
-publishes these weights states their licence and whether the people who were recorded agreed.
+{LIMITS}
 """
 
 
@@ -102,7 +104,6 @@ def _metadata(metrics: Mapping[str, float]) -> ModelCardData:
 
 
 def _metrics_section(metrics: Mapping[str, float], settings: Mapping) -> str:
-    rows = tuple((name, f"{value:.4g}") for name, value in metrics.items())
     targets = targets_table(metrics)
     return f"""Held-out sequences, noised to {settings["recon_strength"]:g} of the schedule and denoised with DDIM, in
 {settings["recon_steps"]} steps over the whole of it; actions in [0, 1].
@@ -111,13 +112,8 @@ def _metrics_section(metrics: Mapping[str, float], settings: Mapping) -> str:
 
 {targets.note}. All that was measured:
 
-{_markdown(("metric", "value"), rows)}"""
+{_markdown(("metric", "value"), {name: f"{value:.4g}" for name, value in metrics.items()})}"""
 
 
-def _versions(config: Mapping) -> str:
-    versions = {"action_ddim": config["action_ddim"], **config["versions"]}
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _markdown(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
-    return Table("", columns, rows).to_markdown()
+def _markdown(columns: tuple[str, str], values: Mapping) -> str:
+    return Table("", columns, tuple((name, str(value)) for name, value in values.items())).to_markdown()

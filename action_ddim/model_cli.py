@@ -141,7 +141,9 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
     folder = Path(model)
     if not (folder / "model_index.json").is_file():
         inside = folder / "pipeline"
-        remedy = f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
+        remedy = (
+            f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
+        )
         raise UserError(f"--model {model} is not a pipeline folder; {remedy}")
     import torch
 
@@ -156,7 +158,8 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
     logging.disable_progress_bar()
     try:
         pipeline = ActionDDIMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        unfit = next((name for name, value in pipeline.denoiser.state_dict().items() if not torch.isfinite(value).all()), None)
+        weights = pipeline.denoiser.named_parameters()  # on the meta device where the file lacks them
+        unfit = next((name for name, value in weights if value.is_meta or not torch.isfinite(value).all()), None)
     except Exception as error:  # JSON, safetensors, shapes, missing files and classes: each library has errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--model {model} cannot be loaded ({reason[:200]}); copy or export it again") from error
@@ -164,7 +167,7 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
     if unfit:
-        raise UserError(f"--model {model} holds weights that are not finite ({unfit}); train again")
+        raise UserError(f"--model {model}: the weights {unfit} are missing or not finite; copy or export it again")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 

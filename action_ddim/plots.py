@@ -175,7 +175,10 @@ def plot_distributions(drawn: Mapping[str, np.ndarray], real: Mapping[str, np.nd
     figure = Figure(figsize=(3.4 * len(drawn), 3), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         edges = np.histogram_bin_edges(np.concatenate([drawn[name], real[name]]), 24)
-        for values, color, label, fill in ((real[name], COLORS["press"], "real", True), (drawn[name], COLORS["x"], "drawn", False)):
+        for values, color, label, fill in (
+            (real[name], COLORS["press"], "real", True),
+            (drawn[name], COLORS["x"], "drawn", False),
+        ):
             shares = np.histogram(values, edges)[0] / len(values)
             axis.stairs(shares, edges, color=color, fill=fill, alpha=0.6 if fill else 1, lw=2, label=label)
         axis.set_xlabel(name)

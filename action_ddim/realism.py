@@ -5,6 +5,7 @@ many sequences and averaged over the same random halves, since every one of them
 and scipy, the extra `eval`.
 """
 
+import importlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +52,11 @@ class Realism:
 
 def check_eval_packages() -> None:
     """Raise a UserError where scikit-learn or scipy is missing."""
-    try:
-        import scipy.spatial.distance
-        import sklearn.ensemble  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"the evaluation needs {error.name}, which is not installed: pip install \"action-ddim[eval]\""
-        ) from error
+    for package, library in (("scipy", "scipy"), ("sklearn", "scikit-learn")):
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise UserError(f'the evaluation needs {library}, which is missing: pip install "action-ddim[eval]"') from error
 
 
 def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Realism:

@@ -64,7 +64,7 @@ def _reconstruction_table(assessment: Assessment) -> Table:
         ("metric", *(f"strength {strength:g}" for strength in by_strength)),
         rows,
         f"{assessment.num_sequences} held-out sequences, noised to a fraction of the schedule and denoised with DDIM, in"
-        f" {assessment.settings.recon_steps} steps over the whole of it. The targets are those of strength {TARGET_STRENGTH:g}.",
+        f" {assessment.settings.recon_steps} steps over the whole of it. The targets are for strength {TARGET_STRENGTH:g}.",
     )
 
 

@@ -20,7 +20,9 @@ class Table:
         """Return the table for a terminal: names to the left, numbers to the right."""
         widths = [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
         lines = [
-            "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
             for row in (self.columns, *self.rows)
         ]
         return "\n".join(line.rstrip() for line in (self.title, *lines, *filter(None, [self.note])))
@@ -40,7 +42,7 @@ class Table:
         body = "\n".join(f"<tr>{cells(row, 'td')}</tr>" for row in self.rows)
         note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
         return (
-            f"<section><h2>{html.escape(self.title)}</h2>\n<div class=\"scroll\"><table>\n<thead><tr>{cells(self.columns, 'th')}"
+            f'<section><h2>{html.escape(self.title)}</h2>\n<div class="scroll"><table>\n<thead><tr>{cells(self.columns, "th")}'
             f"</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n{note}</section>"
         )
 

@@ -91,10 +91,7 @@ def fit_moving(y: np.ndarray, timings: Timings, sigma: float) -> Axis:
     end = (a[:, None] * towards_end - b[:, None] * towards_start) / safe
     rss = (y**2).sum(axis=1) - start * towards_start - end * towards_end
     log_evidence = (
-        2 * np.log(PLACE_DENSITY)
-        - (length - 2) / 2 * np.log(2 * np.pi * sigma**2)
-        - np.log(safe) / 2
-        - rss / (2 * sigma**2)
+        2 * np.log(PLACE_DENSITY) - (length - 2) / 2 * np.log(2 * np.pi * sigma**2) - np.log(safe) / 2 - rss / (2 * sigma**2)
     )
     still = fit_constant(y, timings, sigma)
     moving = Axis(log_evidence, start, end - start)
@@ -165,7 +162,13 @@ def format_table(args: argparse.Namespace, results: dict[float, dict[str, np.nda
     row = "{:<10}{:>22}{:>22}{:>18}{:>14}{:>14}"
     lines = [row.format("strength", "limit mse", "model mse", "model/limit", "limit SNR dB", "model SNR dB")]
     for strength, values in results.items():
-        cells = ["{:.6f} +- {:.6f}".format(*mean_and_error(values["limit"])), "-", "-", f"{values['limit_snr'].mean():.2f}", "-"]
+        cells = [
+            "{:.6f} +- {:.6f}".format(*mean_and_error(values["limit"])),
+            "-",
+            "-",
+            f"{values['limit_snr'].mean():.2f}",
+            "-",
+        ]
         if "model" in values:
             cells[1] = "{:.6f} +- {:.6f}".format(*mean_and_error(values["model"]))
             cells[2] = "{:.3f} +- {:.3f}".format(*ratio_and_error(values["model"], values["limit"]))

@@ -59,7 +59,9 @@ def test_timings_and_kinds_have_the_weights_of_the_generator():
     onset = np.concatenate([block.onset for block in gestures])
     moves = np.concatenate([block.start != block.end for block in gestures])
     count = 20 * BLOCK
-    drawn = {(o, d): ((onset == o) & (duration == d)).mean() for o, d in set(zip(onset.tolist(), duration.tolist(), strict=True))}
+    drawn = {
+        (o, d): ((onset == o) & (duration == d)).mean() for o, d in set(zip(onset.tolist(), duration.tolist(), strict=True))
+    }
     pairs = [(int(press.argmax()), int(press.sum())) for press in timings.press]
     assert set(drawn) <= set(pairs)
     for pair, weight in zip(pairs, np.exp(timings.log_prior), strict=True):

@@ -5,7 +5,14 @@ from huggingface_hub import ModelCard
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.model_card import FIGURE_NAME, model_card
 
-SETTINGS = {"data_dir": "/home/ada/secret", "d_model": 16, "lr": 2e-4, "recon_strength": 0.5, "recon_steps": 10, "snr_gamma": None}
+SETTINGS = {
+    "data_dir": "/home/ada/secret",
+    "d_model": 16,
+    "lr": 2e-4,
+    "recon_strength": 0.5,
+    "recon_steps": 10,
+    "snr_gamma": None,
+}
 RUN = {
     "num_parameters": 1234567,
     "seq_len": 20,

@@ -111,7 +111,9 @@ def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
 
 
 def test_error_by_timestep_shows_both_curves_and_their_ceilings():
-    figure = plot_error_by_timestep([0, 500, 999], {"coord": [0.1, 0.2, 0.3], "press": [0.4, 0.5, 0.6]}, {"coord": 1, "press": 2})
+    figure = plot_error_by_timestep(
+        [0, 500, 999], {"coord": [0.1, 0.2, 0.3], "press": [0.4, 0.5, 0.6]}, {"coord": 1, "press": 2}
+    )
     shown = lines(figure.axes[0])
     assert list(shown["x and y"]) == [0.1, 0.2, 0.3]
     assert list(shown["press"]) == [0.4, 0.5, 0.6]

@@ -26,7 +26,7 @@ def gestures(count: int, seed: int, **config) -> np.ndarray:
 def test_frechet_distance_of_gaussians_that_differ_in_mean_and_scale():
     features = np.random.default_rng(0).standard_normal((500, 3))
     features = (features - features.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(features, rowvar=False))).T
-    assert frechet_distance(features, features + [1, 2, 0]) == pytest.approx(5)
+    assert frechet_distance(features, features + np.array([1, 2, 0])) == pytest.approx(5)
     assert frechet_distance(features, 3 * features) == pytest.approx(3 * (3 - 1) ** 2)  # a channel each, (3 - 1)^2
     assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
 
@@ -42,7 +42,7 @@ def test_frechet_distance_is_that_of_the_matrix_root():
 
 def test_frechet_distance_with_features_that_never_vary():
     constant = np.ones((50, 2))
-    assert frechet_distance(constant, constant + [0.5, 0]) == pytest.approx(0.25)
+    assert frechet_distance(constant, constant + np.array([0.5, 0])) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("first", "second", "expected"), [([3, 1], [6, 2], 0), ([5, 0], [0, 7], 1), ([4], [9], 0)])
@@ -60,7 +60,7 @@ def test_classifier_sees_what_there_is_to_see():
     rng = np.random.default_rng(0)
     same = rng.standard_normal((2, 150, 3))
     assert classifier_accuracy(*same) == pytest.approx(0.5, abs=0.1)  # four standard errors are 0.12
-    assert classifier_accuracy(same[0], same[1] + [9, 0, 0]) == 1
+    assert classifier_accuracy(same[0], same[1] + np.array([9, 0, 0])) == 1
 
 
 def test_the_same_distribution_is_at_its_floor_and_another_is_not():
@@ -80,7 +80,9 @@ def test_the_same_distribution_is_at_its_floor_and_another_is_not():
     assert 0.1 < clicks.type_shares["real"]["click"] < 0.5
 
 
-@pytest.mark.parametrize(("drawn", "held_out"), [(MIN_SEQUENCES - 1, 2 * MIN_SEQUENCES), (MIN_SEQUENCES, 2 * MIN_SEQUENCES - 1)])
+@pytest.mark.parametrize(
+    ("drawn", "held_out"), [(MIN_SEQUENCES - 1, 2 * MIN_SEQUENCES), (MIN_SEQUENCES, 2 * MIN_SEQUENCES - 1)]
+)
 def test_too_few_sequences_are_said_to_be_too_few(drawn, held_out):
     realism = measure_realism(gestures(drawn, seed=2), gestures(held_out, seed=1))
     assert realism.figures == {}
