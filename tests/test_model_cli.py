@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
+from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import find_invalid
 from action_ddim.cli import main
 from action_ddim.dataset import ActionDataset
@@ -19,24 +19,6 @@ from action_ddim.gestures import GestureConfig, write_dataset
 from .conftest import SEQ_LEN
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A pipeline folder of a toy model, and its path in words."""
-    torch.manual_seed(0)
-    denoiser = ActionTransformer1DModel(d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN)
-    for parameter in denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    scheduler = ExactDDIMScheduler(
-        num_train_timesteps=100,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="sample",
-        timestep_spacing="trailing",
-    )
-    folder = tmp_path_factory.mktemp("model")
-    ActionDDIMPipeline(denoiser, scheduler).save_pretrained(folder)
-    return folder
 
 
 def pipeline_of(model) -> ActionDDIMPipeline:
