@@ -55,9 +55,11 @@ sys.exit(train({flags(d_model=20000)!r}))
 def test_help_and_the_generator_do_not_wait_for_torch(python, tmp_path):
     script = """
 import contextlib, sys
-from action_ddim.cli import generate, train
-with contextlib.suppress(SystemExit):
-    train(["--help"])
+from action_ddim.cli import generate, main, train
+for verb in ("train", "evaluate", "sample", "reconstruct"):
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+assert main(["sample", "--model", "m", "--num", "0", "--out", "a.npy"]) == 2
 assert train([]) == 2
 assert generate(["--output_dir", "generated", "--num_sequences", "3"]) == 0
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
