@@ -1,7 +1,8 @@
 """`assess(pipeline, data)`: everything that is measured of a finished model, as numbers and as pictures."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -15,12 +16,14 @@ from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.realism import Realism, check_eval_packages, measure_realism
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 STRENGTHS = (0.3, 0.5, 0.7)
 TARGET_STRENGTH = 0.5  # that of the documented targets
 # Steps there, and back, and the mse that table 2 of the DDIM paper (arXiv 2010.02502) gives for CIFAR-10, on [0, 1] too.
 DDIM_TABLE_2 = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009}
 INVERSION_METRICS = ("mse", "coord_mse", "press_accuracy", "mean_snr_db")
-NUM_PLOTTED = 6
 NUM_SHEET = 15
 NUM_ERROR_SEQUENCES = 128
 NUM_NOISE_SEQUENCES = 32
@@ -30,6 +33,24 @@ FEATURE_LABELS = {
     "peak_speed": "peak speed [log10 screens a step]",
     "press_time": "press time [share of the length]",
 }
+# Title and caption of each figure.
+CAPTIONS = {
+    "reconstructions": (
+        f"Reconstructions at strength {TARGET_STRENGTH:g}",
+        "Held-out actions, noised and denoised. The span of the press is shaded.",
+    ),
+    "noise_comparison": (
+        "Noise, true and predicted",
+        "A row of a map is a sequence. What is left in the right column is what the network took for motion, or missed.",
+    ),
+    "error_by_timestep": (
+        "Error by diffusion timestep",
+        "The network's own guess of the clean actions, before any DDIM step. The dotted lines guess the mean of the data.",
+    ),
+    "samples": ("Drawn actions", "From pure noise."),
+    "real": ("Real actions", "Held-out data, for comparison."),
+    "distributions": ("Distributions", "Drawn over real actions."),
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +58,7 @@ class AssessmentSettings:
     """How much is measured, and from which seed.
 
     Args:
-        num_sequences: Held-out sequences that are reconstructed, the first ones of the data, at most.
+        num_sequences: Held-out sequences that are reconstructed, at most; the seed chooses them.
         num_samples: Sequences drawn from noise.
         num_inverted: Held-out sequences that are inverted, at most; inversion iterates at every step.
         recon_steps: DDIM steps of a reconstruction over the whole schedule.
@@ -64,7 +85,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was measured; `to_dict` is report.json.
+    """What was measured; `report.json` holds it as it is.
 
     - `reconstruction`: the metrics of `metrics.summarize` by strength.
     - `inversion`: `INVERSION_METRICS` and `residual`, of sequences encoded and decoded in S steps, by S.
@@ -79,9 +100,6 @@ class Assessment:
     realism: Realism
     error_by_timestep: dict[str, list]
 
-    def to_dict(self) -> dict:
-        return asdict(self)
-
 
 def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: AssessmentSettings) -> tuple[Assessment, list[Picture]]:
     """Measure a pipeline on held-out data of its length: reconstructions, inversion, samples; with progress on a terminal.
@@ -91,15 +109,15 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     """
     check_eval_packages()
     steps = pipeline.scheduler.config.num_train_timesteps
-    indices = np.arange(min(settings.num_sequences, len(data)))
+    # In random order, so that the first of them stand for all: files are often sorted by who was recorded.
+    indices = np.random.default_rng(settings.seed).permutation(len(data))[: settings.num_sequences]
     real = data.read(indices).numpy()
     reconstruction = {}
     for strength in STRENGTHS:
         how = _recon_settings(pipeline, settings, strength)
-        soft = np.concatenate(list(reconstruct_batches(pipeline, real, how, settings.batch_size)))
+        soft = np.concatenate(list(reconstruct_batches(pipeline, real, indices, how, settings.batch_size)))
         reconstruction[strength] = reconstruction_metrics(real, soft)
-    inverted = real[: settings.num_inverted]
-    inversion = {S: _invert(pipeline, inverted, S, settings) for S in DDIM_TABLE_2 if steps >= S}
+    inversion = {S: _invert(pipeline, real, indices, S, settings) for S in DDIM_TABLE_2 if steps >= S}
     batches = draw_samples(
         pipeline,
         settings.num_samples,
@@ -109,8 +127,8 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     )
     samples = np.concatenate(list(batches))
     realism = measure_realism(samples, real, settings.seed)
-    some = indices[:NUM_ERROR_SEQUENCES]
-    timesteps, errors, constants = evaluation.error_by_timestep(pipeline, real[some], some, settings.seed)
+    some = slice(NUM_ERROR_SEQUENCES)
+    timesteps, errors, constants = evaluation.error_by_timestep(pipeline, real[some], indices[some], settings.seed)
     assessment = Assessment(
         num_sequences=len(real),
         seq_len=real.shape[1],
@@ -120,11 +138,9 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
         realism=realism,
         error_by_timestep={"timesteps": timesteps, **errors},
     )
-    pictures = _reconstruction_pictures(pipeline, real, _recon_settings(pipeline, settings, TARGET_STRENGTH))
-    caption = "Network's own guess of the clean actions, before any DDIM step. The dotted lines guess the mean of the data."
-    figure = plots.plot_error_by_timestep(timesteps, errors, constants)
-    pictures.append(_picture("Error by diffusion timestep", caption, figure))
-    return assessment, pictures + _sample_pictures(samples, real)
+    figures = reconstruction_figures(pipeline, real, indices, _recon_settings(pipeline, settings, TARGET_STRENGTH))
+    figures["error_by_timestep"] = plots.plot_error_by_timestep(timesteps, errors, constants)
+    return assessment, [_picture(name, figure) for name, figure in (figures | sample_figures(samples, real)).items()]
 
 
 def draw_samples(
@@ -140,13 +156,17 @@ def draw_samples(
 
 
 def reconstruct_batches(
-    pipeline: ActionDDIMPipeline, actions: np.ndarray, settings: ReconstructionSettings, batch_size: int
+    pipeline: ActionDDIMPipeline,
+    actions: np.ndarray,
+    indices: np.ndarray,
+    settings: ReconstructionSettings,
+    batch_size: int,
 ) -> Iterator[np.ndarray]:
-    """Yield soft reconstructions of actions `(N, L, 3)` in batches; that of sequence i depends on (seed, i) alone."""
+    """Yield soft reconstructions of actions `(N, L, 3)` in batches, each sequence from the noise of its index `(N,)`."""
     with tqdm(total=len(actions), unit="seq", desc=f"strength {settings.strength:g}", disable=None, leave=False) as progress:
         for first in range(0, len(actions), batch_size):
             batch = np.array(actions[first : first + batch_size], dtype=np.float32)
-            yield evaluation.reconstruct(pipeline, batch, np.arange(first, first + len(batch)), settings)
+            yield evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
             progress.update(len(batch))
 
 
@@ -155,13 +175,15 @@ def _recon_settings(pipeline: ActionDDIMPipeline, settings: AssessmentSettings, 
     return ReconstructionSettings(settings.seed, strength, steps)
 
 
-def _invert(pipeline: ActionDDIMPipeline, real: np.ndarray, S: int, settings: AssessmentSettings) -> dict[str, float]:
-    """Encode sequences in S steps and decode them in as many; return what came back of them."""
-    parts = []
-    with tqdm(total=len(real), unit="seq", desc=f"inversion, {S} steps", disable=None, leave=False) as progress:
-        for first in range(0, len(real), settings.batch_size):
-            batch = real[first : first + settings.batch_size]
-            generators = evaluation.reconstruction_generators(settings.seed, np.arange(first, first + len(batch)))
+def _invert(
+    pipeline: ActionDDIMPipeline, real: np.ndarray, indices: np.ndarray, S: int, settings: AssessmentSettings
+) -> dict[str, float]:
+    """Encode the first sequences in S steps and decode them in as many; return what came back of them."""
+    parts, count = [], min(settings.num_inverted, len(real))
+    with tqdm(total=count, unit="seq", desc=f"inversion, {S} steps", disable=None, leave=False) as progress:
+        for first in range(0, count, settings.batch_size):
+            rows = slice(first, min(first + settings.batch_size, count))
+            batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
             encoded = pipeline.invert(batch, num_inference_steps=S, generator=generators)
             decoded = pipeline(latents=encoded.latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
@@ -172,39 +194,34 @@ def _invert(pipeline: ActionDDIMPipeline, real: np.ndarray, S: int, settings: As
     return {**{name: metrics[name] for name in INVERSION_METRICS}, "residual": float(statistics["residual"].mean())}
 
 
-def _reconstruction_pictures(pipeline: ActionDDIMPipeline, real: np.ndarray, settings: ReconstructionSettings) -> list[Picture]:
-    shown = np.arange(min(NUM_PLOTTED, len(real)))
-    noisy = evaluation.noised(pipeline, real[shown], shown, settings)
-    reconstructed = evaluation.reconstruct(pipeline, real[shown], shown, settings)
-    rows = np.arange(min(NUM_NOISE_SEQUENCES, len(real)))
+def reconstruction_figures(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
+) -> dict[str, "Figure"]:
+    """Draw the first of the sequences `(N, L, 3)` as they are reconstructed, and their noise as the network sees it."""
+    shown, rows = slice(plots.MAX_ROWS), slice(NUM_NOISE_SEQUENCES)
+    noisy = evaluation.noised(pipeline, actions[shown], indices[shown], settings)
+    reconstructed = evaluation.reconstruct(pipeline, actions[shown], indices[shown], settings)
+    noise = evaluation.draw_reconstruction_noise(actions[rows], indices[rows], settings.seed)
     timestep = evaluation.first_timestep(pipeline, settings)
-    noise = evaluation.draw_reconstruction_noise(real[rows], rows, settings.seed)
-    predicted = evaluation.predict_noise(pipeline, real[rows], noise, timestep)
-    return [
-        _picture(
-            f"Reconstructions at strength {settings.strength:g}",
-            "Held-out actions, noised and denoised. The span of the press is shaded.",
-            plots.plot_reconstructions(real[shown], noisy, reconstructed),
-        ),
-        _picture(
-            "Noise, true and predicted",
-            "A row of a map is a sequence. What is left in the right column is what the network took for motion, or missed.",
-            plots.plot_noise_comparison(noise.numpy(), predicted, timestep),
-        ),
-    ]
+    predicted = evaluation.predict_noise(pipeline, actions[rows], noise, timestep)
+    return {
+        "reconstructions": plots.plot_reconstructions(actions[shown], noisy, reconstructed),
+        "noise_comparison": plots.plot_noise_comparison(noise.numpy(), predicted, timestep),
+    }
 
 
-def _sample_pictures(samples: np.ndarray, real: np.ndarray) -> list[Picture]:
-    drawn_features, real_features = (
-        {label: features[name] for name, label in FEATURE_LABELS.items()}
-        for features in (action_features(samples), action_features(real))
+def sample_figures(samples: np.ndarray, real: np.ndarray) -> dict[str, "Figure"]:
+    """Draw sheets of drawn and of real actions, and their distributions."""
+    features = (
+        {label: values[name] for name, label in FEATURE_LABELS.items()}
+        for values in (action_features(samples), action_features(real))
     )
-    return [
-        _picture("Drawn actions", "From pure noise.", plots.plot_samples(samples[:NUM_SHEET])),
-        _picture("Real actions", "Held-out data, for comparison.", plots.plot_samples(real[:NUM_SHEET])),
-        _picture("Distributions", "Drawn over real actions.", plots.plot_distributions(drawn_features, real_features)),
-    ]
+    return {
+        "samples": plots.plot_samples(samples[:NUM_SHEET]),
+        "real": plots.plot_samples(real[:NUM_SHEET]),
+        "distributions": plots.plot_distributions(*features),
+    }
 
 
-def _picture(title: str, caption: str, figure) -> Picture:
-    return Picture(title, caption, plots.image_to_png(plots.figure_to_image(figure)))
+def _picture(name: str, figure: "Figure") -> Picture:
+    return Picture(*CAPTIONS[name], plots.image_to_png(plots.figure_to_image(figure)))

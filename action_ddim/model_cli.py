@@ -61,7 +61,10 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     assessment, pictures = assess(pipeline, data, settings)
     print("\n\n".join(table.to_text() for table in tables(assessment)))
     if args.out:
-        write_report(args.out, assessment, pictures, args.model, args.data_dir)
+        try:
+            write_report(args.out, assessment, pictures, args.model, args.data_dir)
+        except OSError as error:
+            raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
         print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
 
 
@@ -120,7 +123,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     _check_actions(args.input, actions, args.batch_size)
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
-    batches = reconstruct_batches(pipeline, actions, settings, args.batch_size)
+    batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
     cleaned = _write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
     print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
 

@@ -10,17 +10,14 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots, tracking
+from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
 from action_ddim.checkpoint import averaged_weights
 from action_ddim.config import TrainConfig
 from action_ddim.metrics import TARGETS, summarize
 from action_ddim.model_card import CARD_NAME, FIGURE_NAME, model_card
-from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.run import Run
 from action_ddim.tables import targets_table
 
-NUM_PLOTTED = 6
-NUM_NOISE_SEQUENCES = 32
-NUM_ERROR_SEQUENCES = 128
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
 
 
@@ -112,28 +109,17 @@ def plot_epoch(run: Run, epoch: int, last: bool) -> None:
 
 def epoch_figures(run: Run, indices: np.ndarray, epoch: int) -> dict:
     """Return the figures of one epoch by key: reconstructions, and the noise as the network sees it."""
-    pipeline, settings = run.pipeline, run.reconstruction
     rows = indices[:NUM_NOISE_SEQUENCES]
-    actions = run.val_data.read(rows).numpy()
-    shown, originals = rows[:NUM_PLOTTED], actions[:NUM_PLOTTED]
-    noisy = evaluation.noised(pipeline, originals, shown, settings)
-    reconstructed = evaluation.reconstruct(pipeline, originals, shown, settings)
-    noise = evaluation.draw_reconstruction_noise(actions, rows, settings.seed)
-    timestep = evaluation.first_timestep(pipeline, settings)
-    predicted = evaluation.predict_noise(pipeline, actions, noise, timestep)
-    return {
-        f"val/reconstructions_epoch_{epoch}": plots.plot_reconstructions(originals, noisy, reconstructed),
-        f"val/noise_comparison_epoch_{epoch}": plots.plot_noise_comparison(noise.numpy(), predicted, timestep),
-    }
+    figures = reconstruction_figures(run.pipeline, run.val_data.read(rows).numpy(), rows, run.reconstruction)
+    return {f"val/{name}_epoch_{epoch}": figure for name, figure in figures.items()}
 
 
 def final_figures(run: Run, indices: np.ndarray) -> dict:
     """Return the figures of the whole run by key: learning curves, samples, and error by diffusion timestep."""
-    generator = seeded_generator(Stream.SAMPLES, run.config.seed)
-    steps = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps)
-    samples = run.pipeline(NUM_SAMPLES, num_inference_steps=steps, generator=generator, return_dict=False)[0]
+    steps, seed = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps), run.config.seed
+    samples = next(draw_samples(run.pipeline, NUM_SAMPLES, num_inference_steps=steps, seed=seed, batch_size=NUM_SAMPLES))
     rows = indices[:NUM_ERROR_SEQUENCES]
-    errors = evaluation.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, run.config.seed)
+    errors = evaluation.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
     return {
         "val/learning_curves": plots.plot_learning_curves(read_history(run)),
         "val/samples": plots.plot_samples(samples),

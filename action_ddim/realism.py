@@ -9,6 +9,7 @@ import importlib
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from action_ddim.errors import UserError
 from action_ddim.features import GESTURE_TYPES, action_features, gesture_types, type_shares
@@ -81,7 +82,7 @@ def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Rea
     edges = {name: _bin_edges(drawn.column(name), held_out.column(name)) for name in DISTRIBUTIONS}
     rng = np.random.default_rng(seed)
     values, floors = [], []
-    for _ in range(NUM_HALVINGS):
+    for _ in tqdm(range(NUM_HALVINGS), unit="half", desc="realism", disable=None, leave=False):
         first, second = (held_out.take(half) for half in rng.permutation(len(real))[: 2 * count].reshape(2, count))
         subset = drawn.take(rng.permutation(len(samples))[:count])
         values.append(_compare(subset, first, edges, seed))

@@ -110,7 +110,13 @@ def to_json(assessment: Assessment, model: str, data_dir: str) -> dict:
         }
         for target in TARGETS
     }
-    return {"action_ddim": __version__, "model": model, "data_dir": data_dir, "targets": targets, **assessment.to_dict()}
+    return {
+        "action_ddim": __version__,
+        "model": model,
+        "data_dir": data_dir,
+        "targets": targets,
+        **dataclasses.asdict(assessment),
+    }
 
 
 def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_dir: str) -> str:
@@ -148,5 +154,5 @@ def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_di
 def write_report(folder: Path, assessment: Assessment, pictures: list[Picture], model: str, data_dir: str) -> None:
     """Write `report.json` and `report.html` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON_NAME).write_text(json.dumps(to_json(assessment, model, data_dir), indent=2) + "\n")
+    (folder / JSON_NAME).write_text(json.dumps(to_json(assessment, model, data_dir), indent=2, allow_nan=False) + "\n")
     (folder / HTML_NAME).write_text(to_html(assessment, pictures, model, data_dir), encoding="utf-8")
