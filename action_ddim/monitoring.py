@@ -49,8 +49,7 @@ def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
 
 
 def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
-    """Give the metrics to the trackers and metrics.csv, and print the key ones, and which targets they meet."""
-    tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
+    """Give the metrics to metrics.csv and the trackers, and print the key ones, and which targets they meet."""
     if run.accelerator.is_main_process:
         run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
         value = {name.removeprefix("val/"): number for name, number in metrics.items()}
@@ -61,6 +60,7 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
             f"  {value['train/sequences_per_second']:.0f} seq/s  {targets_line(value)}"
         )
+    tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
 
 
 def targets_line(metrics: dict[str, float]) -> str:

@@ -16,7 +16,13 @@ from action_ddim.actions import to_model_space
 from action_ddim.assessment import AssessmentSettings, assess, draw_samples
 from action_ddim.cli import main
 from action_ddim.dataset import ActionDataset
-from action_ddim.evaluation import draw_reconstruction_noise, error_by_timestep, predict_clean, predict_noise
+from action_ddim.evaluation import (
+    draw_reconstruction_noise,
+    error_by_timestep,
+    predict_clean,
+    predict_noise,
+    reconstruction_generators,
+)
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.realism import MIN_SEQUENCES
@@ -76,8 +82,9 @@ def test_reconstruction_is_that_of_the_pipeline_with_the_documented_noise(assess
 def test_inversion_is_encoded_and_decoded_in_as_many_steps(assessed, pipeline, real):
     assessment, _ = assessed
     assert list(assessment.inversion) == [10, 20, 50, 100]  # as many as the toy scheduler knows
-    actions = real.read(chosen(real)[:6]).numpy()
-    encoded = pipeline.invert(actions, num_inference_steps=20)
+    indices = chosen(real)[:6]
+    actions = real.read(indices).numpy()
+    encoded = pipeline.invert(actions, num_inference_steps=20, generator=reconstruction_generators(3, indices))
     decoded = pipeline(latents=encoded.latents, num_inference_steps=20, output_type="pt").actions.numpy()
     expected = reconstruction_metrics(actions, decoded)
     for name in ("mse", "coord_mse", "press_accuracy", "mean_snr_db"):
