@@ -73,6 +73,9 @@ class AssessmentSettings:
     batch_size: int = 256
     seed: int = 0
 
+    def reconstruction(self, strength: float) -> ReconstructionSettings:
+        return ReconstructionSettings(self.seed, strength, self.recon_steps)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -108,20 +111,20 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
         UserError: scikit-learn or scipy is missing.
     """
     check_eval_packages()
-    steps = pipeline.scheduler.config.num_train_timesteps
     # In random order, so that the first of them stand for all: files are often sorted by who was recorded.
     indices = np.random.default_rng(settings.seed).permutation(len(data))[: settings.num_sequences]
     real = data.read(indices).numpy()
     reconstruction = {}
     for strength in STRENGTHS:
-        how = _recon_settings(pipeline, settings, strength)
+        how = settings.reconstruction(strength)
         soft = np.concatenate(list(reconstruct_batches(pipeline, real, indices, how, settings.batch_size)))
         reconstruction[strength] = reconstruction_metrics(real, soft)
-    inversion = {S: _invert(pipeline, real, indices, S, settings) for S in DDIM_TABLE_2 if steps >= S}
+    most = pipeline.scheduler.config.num_train_timesteps
+    inversion = {S: _invert(pipeline, real, indices, S, settings) for S in DDIM_TABLE_2 if most >= S}
     batches = draw_samples(
         pipeline,
         settings.num_samples,
-        num_inference_steps=min(settings.sample_steps, steps),
+        num_inference_steps=settings.sample_steps,
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
@@ -138,7 +141,7 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
         realism=realism,
         error_by_timestep={"timesteps": timesteps, **errors},
     )
-    figures = reconstruction_figures(pipeline, real, indices, _recon_settings(pipeline, settings, TARGET_STRENGTH))
+    figures = reconstruction_figures(pipeline, real, indices, settings.reconstruction(TARGET_STRENGTH))
     figures["error_by_timestep"] = plots.plot_error_by_timestep(timesteps, errors, constants)
     return assessment, [_picture(name, figure) for name, figure in (figures | sample_figures(samples, real)).items()]
 
@@ -168,11 +171,6 @@ def reconstruct_batches(
             batch = np.array(actions[first : first + batch_size], dtype=np.float32)
             yield evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
             progress.update(len(batch))
-
-
-def _recon_settings(pipeline: ActionDDIMPipeline, settings: AssessmentSettings, strength: float) -> ReconstructionSettings:
-    steps = min(settings.recon_steps, pipeline.scheduler.config.num_train_timesteps)
-    return ReconstructionSettings(settings.seed, strength, steps)
 
 
 def _invert(

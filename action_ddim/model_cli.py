@@ -48,6 +48,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
 
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "recon_steps", "num_inference_steps")
     data = _open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
     settings = AssessmentSettings(
         num_sequences=args.num,
@@ -82,7 +83,7 @@ def sample(argv: list[str], prog: str | None) -> None:
         raise UserError(f"--eta is {args.eta:g}; give 0 to 1")
     _check_outputs(args)
     pipeline = load_pipeline(args.model, args.device)
-    _check_steps(args, pipeline)
+    _check_steps(args, pipeline, "num_inference_steps")
     from action_ddim import plots
     from action_ddim.assessment import NUM_SHEET, draw_samples
 
@@ -113,7 +114,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     if not args.input.is_file():
         raise UserError(f"--input {args.input} is not a file")
     pipeline = load_pipeline(args.model, args.device)
-    _check_steps(args, pipeline)
+    _check_steps(args, pipeline, "num_inference_steps")
     from action_ddim import evaluation, plots
     from action_ddim.assessment import reconstruct_batches
     from action_ddim.dataset import map_actions
@@ -221,10 +222,11 @@ def _check_output(flag: str, path: Path, overwrite: bool) -> None:
         raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
 
 
-def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline") -> None:
+def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
     most = pipeline.scheduler.config.num_train_timesteps
-    if args.num_inference_steps > most:
-        raise UserError(f"--num_inference_steps is {args.num_inference_steps}; --model {args.model} knows {most} timesteps")
+    for name in names:
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")
 
 
 def _open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":

@@ -155,6 +155,7 @@ def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
         (("reconstruct", "--input", "bad.npy", "--out", "a.npy"), "row 21: x is 1.5"),
         (("reconstruct", "--input", "odd.npy", "--out", "a.npy"), "has 41 rows"),
         (("reconstruct", "--input", "text.npy", "--out", "a.npy"), "cannot be read"),
+        (("evaluate", "--data_dir", "longer", "--recon_steps", 101), "--recon_steps is 101"),
         (("evaluate", "--data_dir", "nowhere"), "nowhere is not a folder"),
         (("evaluate", "--data_dir", "longer"), "longer holds sequences of 30 steps"),
         (("evaluate", "--data_dir", "longer", "--num_samples", 0), "--num_samples is 0"),
