@@ -155,7 +155,7 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
         raise UserError("--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu")
     from diffusers.utils import logging
 
-    from action_ddim.pipeline import ActionDDIMPipeline
+    from action_ddim import ActionDDIMPipeline  # with the modules that the folder names
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what it has to say of a damaged folder is in the error too

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from action_ddim.gestures import BLOCK, GestureConfig, Gestures, draw_gestures, render_gestures
-from benchmarks.limit import KIND_WEIGHTS, KINDS, enumerate_timings, posterior_mean, ratio_and_error
+from action_ddim import ActionDDIMPipeline
+from action_ddim.evaluation import ReconstructionSettings, reconstruct
+from action_ddim.gestures import BLOCK, GestureConfig, Gestures, draw_gestures, generate, render_gestures
+from action_ddim.metrics import reconstruction_metrics
+from benchmarks.limit import KIND_WEIGHTS, KINDS, enumerate_timings, main, posterior_mean, ratio_and_error
+
+from .conftest import SEQ_LEN
 
 LENGTH, SIGMA = 9, 0.15
 GRID = np.linspace(-0.8, 1.8, 66)  # wide enough for a flat prior without edges, and fine beside SIGMA
@@ -97,3 +102,18 @@ def test_standard_error_of_a_ratio_is_that_of_repetitions():
     results = [ratio_and_error(values + 0.3, paired) for values, paired in zip(shared, others, strict=True)]
     ratios, errors = np.array(results).T
     assert errors.mean() == pytest.approx(ratios.std(), rel=0.05)
+
+
+def test_script_sets_the_model_beside_the_limit_on_the_same_sequences(model, monkeypatch, capsys):
+    words = ["--model", model, "--num_sequences", 5, "--sequence_length", SEQ_LEN, "--strengths", 0.5, "--batch_size", 3]
+    monkeypatch.setattr("sys.argv", ["limit.py", *map(str, words)])
+    main()
+    row = capsys.readouterr().out.splitlines()[1].split()
+    actions = next(generate(GestureConfig(5, sequence_length=SEQ_LEN, seed=1)))
+    pipeline = ActionDDIMPipeline.from_pretrained(model)
+    settings = ReconstructionSettings(seed=0, strength=0.5, num_inference_steps=10)
+    mse = reconstruction_metrics(actions, reconstruct(pipeline, actions, np.arange(5), settings))["mse"]
+    limit, measured, ratio = float(row[1]), float(row[4]), float(row[7])
+    assert measured == pytest.approx(mse, abs=1e-6)
+    assert ratio == pytest.approx(measured / limit, rel=1e-3)
+    assert 0 < limit < measured  # which was never trained

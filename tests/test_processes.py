@@ -3,9 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
-from .conftest import REAL, ROOT
+from .conftest import REAL, ROOT, SEQ_LEN
 
 TRAINER = ROOT / "train_diffusion_ddim.py"
 pytestmark = pytest.mark.slow
@@ -101,6 +102,16 @@ def test_module_generates_as_the_verb_does(python, tmp_path):
     for name in ("part_00000_actions.npy", "dataset.json"):
         assert (tmp_path / "module" / name).read_bytes() == (tmp_path / "verb" / name).read_bytes()
     assert json.loads((tmp_path / "verb" / "dataset.json").read_text())["sequence_length"] == 30
+
+
+def test_verbs_for_a_finished_model_load_it_in_a_fresh_process(python, model, tmp_path):
+    words = ["--num_inference_steps", 4, "--model", model]
+    drawn = python("-m", "action_ddim", "sample", *words, "--num", 3, "--out", "drawn.npy", "--plot", "drawn.png")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout == f"3 sequences of {SEQ_LEN} steps are in drawn.npy\npicture: drawn.png\n"
+    cleaned = python("-m", "action_ddim", "reconstruct", *words, "--input", "drawn.npy", "--out", "cleaned.npy")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert np.load(tmp_path / "cleaned.npy").shape == (3 * SEQ_LEN, 3)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/real is not beside the checkout")

@@ -146,6 +146,7 @@ def test_learns(run):
     assert last < 0.7 * first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_other_predictions_and_weights_learn(run, prediction_type):
     table = rows(run(num_epochs=40, lr=1e-2, prediction_type=prediction_type, snr_gamma=5, beta_schedule="linear"))
