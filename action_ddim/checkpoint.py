@@ -9,7 +9,7 @@
         ema.safetensors              their moving average
         optimizer.bin, scheduler.bin, random_states_0.pkl, ...   Accelerate's save_state
         progress.json                epoch and update
-      pipeline/                      for others: save_pretrained, the averaged weights
+      pipeline/                      for others: save_pretrained, the averaged weights, and README.md, the model card
 
 A folder is written under a temporary name and renamed, so that one which has its final name is whole.
 """
@@ -19,7 +19,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -113,11 +113,13 @@ class RunFolder:
         accelerator.wait_for_everyone()
         self.last_checkpoint = final
 
-    def save_pipeline(self, pipeline: DiffusionPipeline) -> None:
-        """Rewrite `pipeline/` from the pipeline as it is now."""
+    def save_pipeline(self, pipeline: DiffusionPipeline, files: Mapping[str, bytes]) -> None:
+        """Rewrite `pipeline/` from the pipeline as it is now, with files beside it, contents by name."""
         partial = partial_name(self.pipeline)
         shutil.rmtree(partial, ignore_errors=True)
         pipeline.save_pretrained(partial)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
         replace_folder(partial, self.pipeline)
 
 

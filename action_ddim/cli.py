@@ -1,4 +1,4 @@
-"""The doors: `action-ddim train` and `generate`, and the two scripts that are the same under other names.
+"""The doors: the verbs of `action-ddim`, and the two scripts that are `train` and `generate` under other names.
 
 Each verb takes the arguments after it, and returns the exit code. A mistake ends in one line on stderr.
 """
@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from action_ddim import model_cli
 from action_ddim.config import OneLineParser, parse_train_config
 from action_ddim.errors import RunError, UserError
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
@@ -75,15 +76,29 @@ def _in_one_line(run: Callable[[], None]) -> int:
     return 0
 
 
-VERBS = {"train": train, "generate": generate}
+def _door(verb: Callable[[list[str], str | None], None]) -> Callable[[list[str], str | None], int]:
+    def door(argv: list[str], prog: str | None = None) -> int:
+        return _in_one_line(lambda: verb(argv, prog))
+
+    door.__doc__ = verb.__doc__
+    return door
+
+
+VERBS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": _door(model_cli.evaluate),
+    "sample": _door(model_cli.sample),
+    "reconstruct": _door(model_cli.reconstruct),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `action-ddim VERB ...`."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in VERBS:
-        return VERBS[argv[0]](argv[1:], prog=f"action-ddim {argv[0]}")
-    lines = [f"  {name:<10}{verb.__doc__}" for name, verb in VERBS.items()]
+        return VERBS[argv[0]](argv[1:], f"action-ddim {argv[0]}")
+    lines = [f"  {name:<13}{verb.__doc__}" for name, verb in VERBS.items()]
     usage = "\n".join(["usage: action-ddim VERB ...", "", *lines, "", "action-ddim VERB --help lists a verb's flags."])
     asked = bool(argv) and argv[0] in ("-h", "--help")
     print(usage, file=sys.stdout if asked else sys.stderr)

@@ -125,8 +125,8 @@ class ActionDataset(Dataset):
                     bar.update(len(chunk))
 
 
-def map_actions(path: Path, seq_len: int) -> np.ndarray:
-    """Map a file of actions as `(N, seq_len, 3)`, without reading its values.
+def map_actions(path: Path, seq_len: int, remedy: str = "give its length as --seq_len") -> np.ndarray:
+    """Map a file of actions as `(N, seq_len, 3)`, without reading its values; `remedy` ends the error of another length.
 
     Raises:
         UserError: it is not an .npy file of numbers of that shape, in one line that names it.
@@ -143,9 +143,7 @@ def map_actions(path: Path, seq_len: int) -> np.ndarray:
     if array.ndim not in (2, 3) or array.shape[-1] != NUM_CHANNELS:
         raise UserError(f"{path} has the shape {array.shape}, not (rows, 3) of x, y and press; mend or remove it")
     if array.ndim == 3 and array.shape[1] != seq_len:
-        raise UserError(f"{path} holds sequences of {array.shape[1]} steps, not {seq_len}; give its length as --seq_len")
+        raise UserError(f"{path} holds sequences of {array.shape[1]} steps, not {seq_len}; {remedy}")
     if array.ndim == 2 and len(array) % seq_len:
-        raise UserError(
-            f"{path} has {len(array)} rows, not a multiple of the {seq_len} steps a sequence; give its length as --seq_len"
-        )
+        raise UserError(f"{path} has {len(array)} rows, not a multiple of the {seq_len} steps a sequence; {remedy}")
     return array.reshape(-1, seq_len, NUM_CHANNELS)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from action_ddim.actions import to_model_space
+from action_ddim.actions import PRESS, from_model_space, to_model_space
 from action_ddim.loss import diffusion_loss, draw_noise
 from action_ddim.metrics import sequence_statistics
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
+
+NUM_ERROR_TIMESTEPS = 21
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,61 @@ def reconstruct(
     return reconstruction.float().cpu().numpy()
 
 
+def draw_reconstruction_noise(actions: np.ndarray, indices: np.ndarray, seed: int) -> torch.Tensor:
+    """Return the noise that `reconstruct` adds to actions `(N, L, 3)`, of the same shape."""
+    return torch.cat([draw_noise((1, *actions.shape[1:]), generator) for generator in reconstruction_generators(seed, indices)])
+
+
 def noised(
     pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, settings: ReconstructionSettings
 ) -> np.ndarray:
     """Return what `reconstruct` starts from, `(N, L, 3)`, in the range of actions but not clamped to it."""
-    generators = reconstruction_generators(settings.seed, indices)
-    noise = torch.cat([draw_noise((1, *actions.shape[1:]), generator) for generator in generators])
-    timestep = torch.tensor(pipeline.timesteps_below(settings.strength, settings.num_inference_steps)[:1])
+    noise = draw_reconstruction_noise(actions, indices, settings.seed)
+    timestep = torch.tensor([first_timestep(pipeline, settings)])
     noisy = pipeline.scheduler.add_noise(to_model_space(torch.as_tensor(actions)), noise, timestep)
     return ((noisy + 1) / 2).numpy()
+
+
+def first_timestep(pipeline: ActionDDIMPipeline, settings: ReconstructionSettings) -> int:
+    """Return the diffusion timestep that `reconstruct` starts from."""
+    return pipeline.timesteps_below(settings.strength, settings.num_inference_steps)[0]
+
+
+@torch.no_grad()
+def predict_clean(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+    """Return the clean actions that the network sees at once in actions noised to `timestep`, `(N, L, 3)` in model space."""
+    device = pipeline.device
+    pipeline.scheduler.set_timesteps(timesteps=[timestep], device=device)
+    step = pipeline.scheduler.timesteps[0]
+    sample = to_model_space(torch.as_tensor(actions, device=device))
+    noisy = pipeline.scheduler.add_noise(sample, noise.to(device), step[None])
+    output = pipeline.denoiser(noisy, step, return_dict=False)[0]
+    return pipeline.scheduler.step(output, step, noisy).pred_original_sample.cpu()
+
+
+def predict_noise(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> np.ndarray:
+    """Return the noise that follows from the clean actions of `predict_clean`, `(N, L, 3)`."""
+    clean = predict_clean(pipeline, actions, noise, timestep)
+    alpha_bar = pipeline.scheduler.alphas_cumprod[timestep].cpu()
+    # The noisy actions are sqrt(a) sample + sqrt(1 - a) noise, whatever part of them is taken for clean.
+    return (noise + (alpha_bar / (1 - alpha_bar)).sqrt() * (to_model_space(torch.as_tensor(actions)) - clean)).numpy()
+
+
+def error_by_timestep(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, seed: int
+) -> tuple[list[int], dict[str, list[float]], dict[str, float]]:
+    """Measure `predict_clean` over the schedule: the arguments of `plots.plot_error_by_timestep`."""
+    T = pipeline.scheduler.config.num_train_timesteps
+    timesteps = sorted({round(place) for place in np.linspace(0, T - 1, NUM_ERROR_TIMESTEPS).tolist()})
+    noise = draw_reconstruction_noise(actions, indices, seed)
+    errors: dict[str, list[float]] = {"coord": [], "press": []}
+    for timestep in timesteps:
+        clean = from_model_space(predict_clean(pipeline, actions, noise, timestep)).numpy()
+        squared = (clean - actions) ** 2
+        errors["coord"].append(float(squared[..., :PRESS].mean()))
+        errors["press"].append(float(squared[..., PRESS].mean()))
+    spread = actions.var(axis=0)  # (L, 3)
+    return timesteps, errors, {"coord": float(spread[:, :PRESS].mean()), "press": float(spread[:, PRESS].mean())}
 
 
 def evaluate_batch(

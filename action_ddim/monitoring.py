@@ -1,18 +1,24 @@
 """What a run shows of itself each epoch: metrics of held-out actions, the lines and rows that report them, and figures."""
 
+import csv
+import json
+import time
+from pathlib import Path
+
 import numpy as np
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots, tracking
+from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
 from action_ddim.checkpoint import averaged_weights
 from action_ddim.config import TrainConfig
-from action_ddim.metrics import summarize
-from action_ddim.randomness import Stream, seeded_generator
+from action_ddim.metrics import TARGETS, summarize
+from action_ddim.model_card import CARD_NAME, FIGURE_NAME, model_card
 from action_ddim.run import Run
+from action_ddim.tables import targets_table
 
-NUM_PLOTTED = 6
-NUM_SAMPLES = 10
+NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
@@ -25,7 +31,7 @@ def validation_indices(config: TrainConfig, num_sequences: int, *, everything: b
 
 def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
     """Measure the averaged weights; every rank takes a share, and no sequence counts twice."""
-    config, accelerator = run.config, run.accelerator
+    config, accelerator, started = run.config, run.accelerator, time.perf_counter()
     share = indices[accelerator.process_index :: accelerator.num_processes]
     parts = []
     with averaged_weights(run.ema, run.pipeline.denoiser):
@@ -38,15 +44,13 @@ def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
     # In order of index, so that sums are the same for any number of processes.
     order = np.argsort(np.concatenate([part["index"] for part in parts]))
     statistics = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics)}
+    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), "seconds": time.perf_counter() - started}
     return {f"val/{name}": value for name, value in metrics.items()}
 
 
 def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
-    """Give the metrics to the trackers and metrics.csv, and print the key ones."""
-    accelerator = run.accelerator
-    accelerator.log({"epoch": epoch, **metrics}, step=run.update)
-    if accelerator.is_main_process:
+    """Give the metrics to metrics.csv and the trackers, and print the key ones, and which targets they meet."""
+    if run.accelerator.is_main_process:
         run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
         value = {name.removeprefix("val/"): number for name, number in metrics.items()}
         tqdm.write(
@@ -54,28 +58,82 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
             f"  mse {value['mse']:.5f}  coord_mse {value['coord_mse']:.5f}  press {value['press_accuracy']:.4f}"
             f"  SNR {value['mean_snr_db']:.1f} dB  variance {value['variance_ratio_x']:.2f}/{value['variance_ratio_y']:.2f}"
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
-            f"  {value['train/sequences_per_second']:.0f} seq/s"
+            f"  {value['train/sequences_per_second']:.0f} seq/s  {targets_line(value)}"
         )
+    tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
+
+
+def targets_line(metrics: dict[str, float]) -> str:
+    """Return how many of the documented targets are met, and the names of those that are not."""
+    missed = [target.name for target in TARGETS if not target.is_met(metrics)]
+    met = f"targets met {len(TARGETS) - len(missed)}/{len(TARGETS)}"
+    return f"{met}, not {', '.join(missed)}" if missed else met
+
+
+def show_targets(run: Run, metrics: dict[str, float]) -> None:
+    """Print the documented targets as a table, and how much of the time validation took."""
+    if not run.accelerator.is_main_process:
+        return
+    history = read_history(run)
+    seconds = {name: sum(row[f"{name}/seconds"] for row in history) for name in ("train", "val")}
+    tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
+    tqdm.write(
+        f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
+        f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of both"
+    )
+
+
+def read_history(run: Run) -> list[dict[str, float]]:
+    """Return the rows of metrics.csv, none before the first epoch has ended."""
+    path = run.folder.path / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def plot_epoch(run: Run, epoch: int, last: bool) -> None:
-    """Draw reconstructions, and at the end samples, to `plots/` and the trackers."""
+    """Draw reconstructions and noise, and at the end of the run all of it, to `plots/` and the trackers."""
     config, accelerator = run.config, run.accelerator
     if not accelerator.is_main_process:
         return
-    batch = validation_indices(config, len(run.val_data), everything=False)[:NUM_PLOTTED]
-    actions = run.val_data.read(batch).numpy()
-    figures = {}
+    indices = validation_indices(config, len(run.val_data), everything=False)
     with averaged_weights(run.ema, run.pipeline.denoiser):
-        noisy = evaluation.noised(run.pipeline, actions, batch, run.reconstruction)
-        reconstructed = evaluation.reconstruct(run.pipeline, actions, batch, run.reconstruction)
-        figures[f"val/reconstructions_epoch_{epoch}"] = plots.plot_reconstructions(actions, noisy, reconstructed)
-        if last:
-            generator = seeded_generator(Stream.SAMPLES, config.seed)
-            samples = run.pipeline(NUM_SAMPLES, num_inference_steps=50, generator=generator, return_dict=False)[0]
-            figures["val/samples"] = plots.plot_samples(samples)
+        figures = epoch_figures(run, indices, epoch) | (final_figures(run, indices) if last else {})
     run.folder.plots.mkdir(exist_ok=True)
     for key, figure in figures.items():
-        figure.savefig(run.folder.plots / f"{key.removeprefix('val/')}.png", dpi=100)
-        if accelerator.trackers:
-            tracking.log_image(accelerator, key, plots.figure_to_image(figure), step=run.update)
+        image = plots.figure_to_image(figure)
+        (run.folder.plots / f"{key.removeprefix('val/')}.png").write_bytes(plots.image_to_png(image))
+        tracking.log_image(accelerator, key, image, step=run.update)
+
+
+def epoch_figures(run: Run, indices: np.ndarray, epoch: int) -> dict:
+    """Return the figures of one epoch by key: reconstructions, and the noise as the network sees it."""
+    rows = indices[:NUM_NOISE_SEQUENCES]
+    figures = reconstruction_figures(run.pipeline, run.val_data.read(rows).numpy(), rows, run.reconstruction)
+    return {f"val/{name}_epoch_{epoch}": figure for name, figure in figures.items()}
+
+
+def final_figures(run: Run, indices: np.ndarray) -> dict:
+    """Return the figures of the whole run by key: learning curves, samples, and error by diffusion timestep."""
+    steps, seed = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps), run.config.seed
+    samples = next(draw_samples(run.pipeline, NUM_SAMPLES, num_inference_steps=steps, seed=seed, batch_size=NUM_SAMPLES))
+    rows = indices[:NUM_ERROR_SEQUENCES]
+    errors = evaluation.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
+    return {
+        "val/learning_curves": plots.plot_learning_curves(read_history(run)),
+        "val/samples": plots.plot_samples(samples),
+        "val/error_by_timestep": plots.plot_error_by_timestep(*errors),
+    }
+
+
+def card_files(run: Run) -> dict[str, bytes]:
+    """Return the model card and its figure, contents by name, from what the run folder holds by now."""
+    config = json.loads((run.folder.path / "config.json").read_text())
+    data_info = Path(run.config.data_dir) / "dataset.json"
+    data = json.loads(data_info.read_text()) if data_info.exists() else {}
+    row = (read_history(run) or [{}])[-1]
+    # The epoch ends the name; the newest is the one drawn last.
+    figures = sorted(run.folder.plots.glob("reconstructions_epoch_*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    card = model_card(config, row, data, has_figure=bool(figures))
+    return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -1,15 +1,25 @@
-"""Figures of actions. Functions return a matplotlib `Figure` and neither show nor save it."""
+"""Figures of actions and of how well they are modelled. Functions return a matplotlib `Figure` and neither show nor save it."""
+
+import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from PIL import Image
 
 from action_ddim.actions import CHANNELS, PRESS, PRESS_THRESHOLD, X, Y
+from action_ddim.metrics import TARGETS
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
-COLORS = {"x": "#0072B2", "y": "#D55E00", "press": "#999999"}
+COLORS = {"x": "#0072B2", "y": "#D55E00", "press": "#999999", "target": "#009E73"}
 MAX_ROWS = 6
+DPI = 100
+NOISE_LIMIT = 3.0  # standard deviations, the ends of the colour scale
+# What the documentation expects of the first ten epochs: from below 5 dB to above 10 dB.
+DOCUMENTED_PROGRESSION = ((0, 5.0), (10, 10.0))
 
 
 def plot_reconstructions(original: np.ndarray, noisy: np.ndarray, reconstructed: np.ndarray) -> Figure:
@@ -32,10 +42,12 @@ def plot_reconstructions(original: np.ndarray, noisy: np.ndarray, reconstructed:
         _plot_stroke(axes[row, 3], original[row], color="black", label="original")
         _plot_stroke(axes[row, 3], reconstructed[row], color=COLORS["x"], label="reconstructed")
     axes[0, 3].set_title("pressed, on the screen")
-    axes[0, 3].legend(fontsize=7)
-    axes[0, 0].legend(fontsize=7, loc="upper right")
+    axes[0, 3].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8, loc="upper right")
     for axis in axes[:, 0]:
-        axis.set_ylabel("x, y [screen]", fontsize=8)
+        axis.set_ylabel("x, y [screen]", fontsize=9)
+    for axis in axes[:, 3]:
+        axis.set_ylabel("y [screen]", fontsize=9)
     for axis in axes[-1, :3]:
         axis.set_xlabel("time [steps]")
     axes[-1, 3].set_xlabel("x [screen]")
@@ -56,21 +68,140 @@ def plot_samples(actions: np.ndarray) -> Figure:
         over_time.set_visible(True)
         screen.set_visible(True)
         _plot_over_time(over_time, sequence, sequence[:, PRESS])
-        over_time.set_xlabel("time [steps]", fontsize=8)
+        over_time.set_xlabel("time [steps]", fontsize=9)
+        screen.plot(*sequence[:, :PRESS].T, "-", lw=0.8, color=COLORS["press"], label="whole way")
         _plot_stroke(screen, sequence, color="black", label="pressed")
-        screen.set_xlabel("x [screen]", fontsize=8)
+        screen.set_xlabel("x [screen]", fontsize=9)
     for over_time, screen in axes[:, 0].reshape(-1, 2):
-        over_time.set_ylabel("x, y [screen]", fontsize=8)
-        screen.set_ylabel("y [screen]", fontsize=8)
-    axes[0, 0].legend(fontsize=7, loc="center right", framealpha=0.5)
+        over_time.set_ylabel("x, y [screen]", fontsize=9)
+        screen.set_ylabel("y [screen]", fontsize=9)
+    axes[0, 0].legend(fontsize=8, loc="center right", framealpha=0.5)
+    axes[1, 0].legend(fontsize=8, framealpha=0.5)
+    return figure
+
+
+def plot_noise_comparison(true: np.ndarray, predicted: np.ndarray, timestep: int) -> Figure:
+    """Draw the true and the predicted noise, and their difference, as heat maps on one colour scale, a row a channel.
+
+    Args:
+        true, predicted: `(N, L, 3)`, standard normal; a row of a heat map is a sequence.
+        timestep: The diffusion timestep of both, for the title.
+    """
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots(len(CHANNELS), 3, sharex=True, sharey=True)
+    columns = {"true noise": true, "predicted noise": predicted, "predicted - true": predicted - true}
+    for column, (title, noise) in enumerate(columns.items()):
+        for channel, name in enumerate(CHANNELS):
+            axis = axes[channel, column]
+            # PuOr stays ordered for colour-blind people, with white for no noise.
+            image = axis.imshow(
+                noise[..., channel], cmap="PuOr", vmin=-NOISE_LIMIT, vmax=NOISE_LIMIT, aspect="auto", interpolation="nearest"
+            )
+            axis.tick_params(labelsize=8)
+            if column == 0:
+                axis.set_ylabel(f"{name}\nsequence", fontsize=9)
+        axes[0, column].set_title(title)
+        axes[-1, column].set_xlabel("time [steps]")
+    figure.colorbar(image, ax=axes, extend="both", shrink=0.8, label="noise [standard deviations]")
+    figure.suptitle(f"noise at diffusion timestep {timestep}", fontsize=11)
+    return figure
+
+
+def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw the metrics of every epoch, with the documented target of each shaded, and the documented rise of the SNR.
+
+    Args:
+        history: A mapping an epoch, of `epoch` and the tracked keys.
+    """
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots(2, 4)
+    losses = axes.flat[0]
+    for key, name in (("train/loss", "x"), ("val/loss", "y")):
+        losses.plot(epochs, [row[key] for row in history], _style(name), color=COLORS[name], label=key, marker=_marker(epochs))
+    losses.set(title="loss", ylabel="loss")
+    _scale_logarithmically(losses)
+    units = {"mse": "error²", "coord_mse": "error² [screen²]", "press_accuracy": "share of steps", "mean_snr_db": "SNR [dB]"}
+    for axis, target in zip(axes.flat[1:], TARGETS, strict=False):
+        for metric, name in zip(target.metrics, ("x", "y"), strict=False):
+            values = [row[f"val/{metric}"] for row in history]
+            label = name if len(target.metrics) > 1 else "measured"
+            axis.plot(epochs, values, _style(name), color=COLORS[name], label=label, marker=_marker(epochs))
+        axis.set(title=f"{target.name}, target {target.wanted}", ylabel=units.get(target.name, "ratio to the original"))
+        if target.name == "mean_snr_db":
+            axis.plot(*zip(*DOCUMENTED_PROGRESSION, strict=True), ":", lw=2, color="black", label="documented rise")
+        elif target.name != "press_accuracy":
+            _scale_logarithmically(axis)
+        _shade_target(axis, target.above, target.below)
+    for axis in axes.flat[: 1 + len(TARGETS)]:
+        axis.set_xlabel("epoch")
+        axis.title.set_fontsize(10)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=8)
+    axes.flat[-1].set_visible(False)
+    return figure
+
+
+def plot_error_by_timestep(
+    timesteps: Sequence[int], errors: Mapping[str, Sequence[float]], constants: Mapping[str, float]
+) -> Figure:
+    """Draw how far the clean actions that the network predicts lie from the true ones, by diffusion timestep.
+
+    Args:
+        timesteps: T of them.
+        errors: T mean squared errors each of `coord` and `press`.
+        constants: The error of a prediction that is always the mean, which pure noise leaves nothing better than.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    for (name, label), color, style in zip(
+        (("coord", "x and y"), ("press", "press")), (COLORS["x"], COLORS["y"]), ("-", "--"), strict=True
+    ):
+        axis.plot(timesteps, errors[name], style, marker="o", ms=4, color=color, label=label)
+        axis.axhline(constants[name], color=color, lw=1, ls=":", label=f"{label}, always the mean")
+    axis.set(xlabel="diffusion timestep (0 is clean)", ylabel="mean squared error [screen²]")
+    _scale_logarithmically(axis)
+    axis.legend(fontsize=9)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_distributions(drawn: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray]) -> Figure:
+    """Draw a histogram a feature of drawn over real actions, shares of the sequences.
+
+    Args:
+        drawn, real: Arrays by name with unit, the same names in both.
+    """
+    figure = Figure(figsize=(3.4 * len(drawn), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        edges = np.histogram_bin_edges(np.concatenate([drawn[name], real[name]]), 24)
+        for values, color, label, fill in (
+            (real[name], COLORS["press"], "real", True),
+            (drawn[name], COLORS["x"], "drawn", False),
+        ):
+            shares = np.histogram(values, edges)[0] / len(values)
+            axis.stairs(shares, edges, color=color, fill=fill, alpha=0.6 if fill else 1, lw=2, label=label)
+        axis.set_xlabel(name)
+        axis.tick_params(labelsize=8)
+        axis.set_ylim(bottom=0)
+    figure.axes[0].set_ylabel("share of sequences")
+    figure.axes[0].legend(fontsize=9)
     return figure
 
 
 def figure_to_image(figure: Figure) -> np.ndarray:
     """Render a figure to RGB bytes `(H, W, 3)`, as trackers take them."""
+    figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def image_to_png(image: np.ndarray) -> bytes:
+    """Return RGB bytes `(H, W, 3)` as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, points: bool = False) -> None:
@@ -86,7 +217,7 @@ def _plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, point
         else:
             axis.plot(time, sequence[:, channel], style, lw=1.5, color=COLORS[name], label=name)
     axis.set(xlim=(0, len(sequence) - 1), ylim=(-0.05, 1.05), yticks=(0, 0.5, 1))
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8)
 
 
 def _plot_stroke(axis: Axes, sequence: np.ndarray, *, color: str, label: str) -> None:
@@ -97,4 +228,29 @@ def _plot_stroke(axis: Axes, sequence: np.ndarray, *, color: str, label: str) ->
     axis.plot(*path.T, "-", lw=1.5, color=color, label=label, alpha=0.8)
     axis.plot(*starts.T, "o", ms=5, color=color, alpha=0.8)
     axis.set(xlim=(0, 1), ylim=(1, 0), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8)
+
+
+def _style(name: str) -> str:
+    return "-" if name == "x" else "--"
+
+
+def _marker(epochs: Sequence[float]) -> str:
+    return "o" if len(epochs) == 1 else ""  # a line of one point shows nothing
+
+
+def _scale_logarithmically(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def _shade_target(axis: Axes, above: float, below: float) -> None:
+    """Shade where a target is met, within limits that hold both the curve and the bound."""
+    low, high = axis.get_ylim()
+    margin = 1.3 if axis.get_yscale() == "log" else 1.05
+    bounds = [bound for bound in (above, below) if np.isfinite(bound)]
+    low, high = min([low, *(bound / margin for bound in bounds)]), max([high, *(bound * margin for bound in bounds)])
+    axis.axhspan(max(above, low), min(below, high), color=COLORS["target"], alpha=0.15, lw=0, label="target")
+    axis.set_ylim(low, high)

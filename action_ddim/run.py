@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
@@ -85,7 +85,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=[name for name in config.report_to if name != "none"] or None,
-        project_dir=config.save_dir,
+        # tensorboard writes there; its own default, the project's name, is no entry of a run folder.
+        project_config=ProjectConfiguration(config.save_dir, logging_dir=f"{config.save_dir}/tensorboard"),
         # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
         step_scheduler_with_optimizer=False,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),

@@ -1,18 +1,21 @@
-"""Experiment trackers through Accelerate: wandb that never prompts, tensorboard, or none."""
+"""Experiment trackers through Accelerate: wandb that never prompts, tensorboard, or none; none of them can stop a run."""
 
 import functools
 import importlib.util
 import netrc
 import os
 import typing
+from collections.abc import Callable
 from urllib.parse import urlparse
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from action_ddim.errors import UserError
 
 if typing.TYPE_CHECKING:
     from accelerate import Accelerator
+    from accelerate.tracking import GeneralTracker
 
 WANDB_INIT_TIMEOUT_S = 30  # an unreachable server must not hold up the run
 _MODULES = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
@@ -47,6 +50,7 @@ def start_trackers(accelerator: "Accelerator", project: str, settings: dict, fol
         return start()
     import wandb
 
+    accelerator.log_with.sort(key=lambda name: str(name) != "wandb")  # first, since it alone may have to start again
     later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
     timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_TIMEOUT_S))
     online = {"dir": folder, "settings": wandb.Settings(init_timeout=timeout)}
@@ -62,10 +66,35 @@ def start_trackers(accelerator: "Accelerator", project: str, settings: dict, fol
         start(init_kwargs={"wandb": offline})
 
 
+def log_metrics(accelerator: "Accelerator", values: dict[str, float], step: int) -> None:
+    """Give numbers to every tracker."""
+    _to_each(accelerator, lambda tracker: tracker.log(values, step=step))
+
+
 def log_image(accelerator: "Accelerator", key: str, image: np.ndarray, step: int) -> None:
     """Give an RGB image `(H, W, 3)` of bytes to every tracker that takes images."""
-    for tracker in accelerator.trackers:
+
+    def log(tracker: "GeneralTracker") -> None:
         if tracker.name == "wandb":
             tracker.log_images({key: [image]}, step=step)
         elif tracker.name == "tensorboard":
             tracker.log_images({key: image[None]}, step=step, dataformats="NHWC")
+
+    _to_each(accelerator, log)
+
+
+def finish_trackers(accelerator: "Accelerator") -> None:
+    """Close the trackers; `Accelerator.end_training` finds none left."""
+    _to_each(accelerator, lambda tracker: tracker.finish())
+    accelerator.trackers.clear()
+
+
+def _to_each(accelerator: "Accelerator", write: Callable[["GeneralTracker"], None]) -> None:
+    """Call `write` with every tracker; one that fails is left out from then on, with one warning, and the run goes on."""
+    for tracker in list(accelerator.trackers):
+        try:
+            write(tracker)
+        except Exception as error:  # whatever a server, a full disk or a client's background thread comes up with
+            accelerator.trackers.remove(tracker)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            tqdm.write(f"warning: {tracker.name} fails ({reason}) and records no more of this run; metrics.csv and plots/ do")

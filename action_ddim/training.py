@@ -24,7 +24,7 @@ from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.masks import draw_masks
-from action_ddim.monitoring import log_epoch, plot_epoch, validate, validation_indices
+from action_ddim.monitoring import card_files, log_epoch, plot_epoch, show_targets, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.run import Run, build, check_device, make_accelerator, open_data
 
@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> dict[str, float]:
                 plot_epoch(run, epoch, last)
             if last or is_due(epoch, config.checkpointing_epochs):
                 save(run, epoch)
+        show_targets(run, metrics)
         finish(run)
     return metrics
 
@@ -120,11 +121,13 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
                 bar.set_postfix(loss=f"{finite_mean(run, losses[-REFRESH_UPDATES:]):.4f}", lr=f"{lr:.2e}")
     bar.close()
     mean_loss = torch.tensor([finite_mean(run, losses)], device=accelerator.device)
+    seconds = time.perf_counter() - started
     return {
         "train/loss": accelerator.gather(mean_loss).mean().item(),
         "train/lr": run.lr_scheduler.get_last_lr()[0],
         "train/grad_norm": torch.stack(grad_norms).mean().item(),
-        "train/sequences_per_second": num_sequences * accelerator.num_processes / (time.perf_counter() - started),
+        "train/sequences_per_second": num_sequences * accelerator.num_processes / seconds,
+        "train/seconds": seconds,
     }
 
 
@@ -185,12 +188,13 @@ def save(run: Run, epoch: int) -> None:
     run.folder.save_checkpoint(run.accelerator, ema_state, epoch=epoch, update=run.update)
     if run.accelerator.is_main_process:
         with averaged_weights(run.ema, run.pipeline.denoiser):
-            run.folder.save_pipeline(run.pipeline)
+            run.folder.save_pipeline(run.pipeline, card_files(run))
     run.accelerator.wait_for_everyone()
 
 
 def finish(run: Run) -> None:
     """Close the trackers, and say where everything lies."""
+    tracking.finish_trackers(run.accelerator)
     run.accelerator.end_training()
     folder = run.folder
     run.accelerator.print(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
 from action_ddim.gestures import GestureConfig, write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,20 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_dataset(GestureConfig(num_sequences=12, sequence_length=SEQ_LEN), folder / "train", sequences_per_file=7)
     write_dataset(GestureConfig(num_sequences=5, sequence_length=SEQ_LEN, seed=1), folder / "val")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """The pipeline folder of a toy model that was never trained, of 100 diffusion timesteps."""
+    torch.manual_seed(0)
+    denoiser = ActionTransformer1DModel(d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN)
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    noise = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2"}
+    scheduler = ExactDDIMScheduler(**noise, prediction_type="sample", timestep_spacing="trailing")
+    folder = tmp_path_factory.mktemp("model")
+    ActionDDIMPipeline(denoiser, scheduler).save_pretrained(folder)
     return folder
 
 

@@ -3,9 +3,10 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
-from .conftest import REAL, ROOT
+from .conftest import REAL, ROOT, SEQ_LEN
 
 TRAINER = ROOT / "train_diffusion_ddim.py"
 pytestmark = pytest.mark.slow
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def metrics(folder) -> list[dict[str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if "per_second" not in name} for row in csv.DictReader(file)]
+        return [{name: value for name, value in row.items() if "second" not in name} for row in csv.DictReader(file)]
 
 
 def test_python_and_accelerate_launch_train_the_same(python, flags, tmp_path):
@@ -55,9 +56,11 @@ sys.exit(train({flags(d_model=20000)!r}))
 def test_help_and_the_generator_do_not_wait_for_torch(python, tmp_path):
     script = """
 import contextlib, sys
-from action_ddim.cli import generate, train
-with contextlib.suppress(SystemExit):
-    train(["--help"])
+from action_ddim.cli import generate, main, train
+for verb in ("train", "evaluate", "sample", "reconstruct"):
+    with contextlib.suppress(SystemExit):
+        main([verb, "--help"])
+assert main(["sample", "--model", "m", "--num", "0", "--out", "a.npy"]) == 2
 assert train([]) == 2
 assert generate(["--output_dir", "generated", "--num_sequences", "3"]) == 0
 assert "torch" not in sys.modules and "diffusers" not in sys.modules
@@ -99,6 +102,16 @@ def test_module_generates_as_the_verb_does(python, tmp_path):
     for name in ("part_00000_actions.npy", "dataset.json"):
         assert (tmp_path / "module" / name).read_bytes() == (tmp_path / "verb" / name).read_bytes()
     assert json.loads((tmp_path / "verb" / "dataset.json").read_text())["sequence_length"] == 30
+
+
+def test_verbs_for_a_finished_model_load_it_in_a_fresh_process(python, model, tmp_path):
+    words = ["--num_inference_steps", 4, "--model", model]
+    drawn = python("-m", "action_ddim", "sample", *words, "--num", 3, "--out", "drawn.npy", "--plot", "drawn.png")
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stdout == f"3 sequences of {SEQ_LEN} steps are in drawn.npy\npicture: drawn.png\n"
+    cleaned = python("-m", "action_ddim", "reconstruct", *words, "--input", "drawn.npy", "--out", "cleaned.npy")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert np.load(tmp_path / "cleaned.npy").shape == (3 * SEQ_LEN, 3)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/real is not beside the checkout")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
@@ -17,7 +18,7 @@ from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.metrics import reconstruction_metrics
+from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator, open_data
 from action_ddim.training import is_due, train
@@ -48,7 +49,7 @@ def rows(folder) -> list[dict[str, str]]:
 
 
 def timeless(folder) -> list[dict[str, str]]:
-    return [{name: value for name, value in row.items() if "per_second" not in name} for row in rows(folder)]
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
 
 
 def test_run_folder_holds_what_is_promised(run):
@@ -62,6 +63,10 @@ def test_run_folder_holds_what_is_promised(run):
         "plots",
     ]
     assert sorted(path.name for path in (folder / "plots").iterdir()) == [
+        "error_by_timestep.png",
+        "learning_curves.png",
+        "noise_comparison_epoch_2.png",
+        "noise_comparison_epoch_3.png",
         "reconstructions_epoch_2.png",
         "reconstructions_epoch_3.png",
         "samples.png",
@@ -96,16 +101,23 @@ def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
         "train/loss",
         "train/lr",
         "train/grad_norm",
+        "train/sequences_per_second",
+        "train/seconds",
+        "val/seconds",
         "val/loss",
         "val/mse",
+        "val/mae",
         "val/coord_mse",
+        "val/press_mse",
+        "val/active_coord_mse",
         "val/press_accuracy",
         "val/mean_snr_db",
-        "val/variance_ratio_x",
-        "val/variance_ratio_y",
-        "val/smoothness_ratio_x",
-        "val/smoothness_ratio_y",
-    } <= set(table[0])
+        "val/temporal_iou",
+        "val/spatial_accuracy",
+        "val/spatial_accuracy_fine",
+        "val/gesture_type_accuracy",
+        *(f"val/{kind}_ratio_{channel}" for kind in ("variance", "smoothness") for channel in ("x", "y", "press")),
+    } == set(table[0]) - {"epoch", "update"}
     assert all(math.isfinite(float(value)) for row in table for value in row.values())
 
 
@@ -134,6 +146,7 @@ def test_learns(run):
     assert last < 0.7 * first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_other_predictions_and_weights_learn(run, prediction_type):
     table = rows(run(num_epochs=40, lr=1e-2, prediction_type=prediction_type, snr_gamma=5, beta_schedule="linear"))
@@ -203,6 +216,36 @@ def test_untrained_reconstruction_is_what_the_metrics_say(run, data):
         assert float(last[f"val/{name}"]) == pytest.approx(expected[name], rel=1e-4)
 
 
+def test_epoch_lines_and_the_last_table_say_which_targets_are_met(run, capsys):
+    last = rows(run(num_epochs=2))[-1]
+    output = capsys.readouterr().out
+    met = [
+        target for target in TARGETS if target.is_met({name.removeprefix("val/"): float(value) for name, value in last.items()})
+    ]
+    missed = [target.name for target in TARGETS if target not in met]
+    lines = [line for line in output.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2
+    assert lines[-1].endswith(f"targets met {len(met)}/6, not {', '.join(missed)}")
+    for target in TARGETS:
+        (line,) = (line for line in output.splitlines() if line.startswith(f"{target.name} "))
+        assert f"{float(last[f'val/{target.metrics[0]}']):.4g}" in line
+        assert target.wanted in line
+        assert line.endswith("  met") if target in met else line.endswith("not met")
+    assert f"{len(met)} of 6 targets met" in output
+
+
+def test_pipeline_holds_its_model_card(run):
+    folder = run(checkpointing_epochs=1)
+    last = rows(folder)[-1]
+    card = ModelCard.load(folder / "pipeline" / "README.md")
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert measured["mse"] == pytest.approx(float(last["val/mse"]), abs=1e-6)
+    assert "| num_sequences | 12 |" in card.text  # of the training data's dataset.json
+    assert "6 of 6 updates" in card.text
+    figure = (folder / "pipeline" / "reconstructions.png").read_bytes()
+    assert figure == (folder / "plots" / "reconstructions_epoch_2.png").read_bytes()
+
+
 def test_earlier_run_is_moved_aside(run, tmp_path, capsys):
     first = timeless(run())
     run(seed=1)
@@ -222,11 +265,19 @@ def test_tensorboard_holds_the_metrics_and_plots(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = run(report_to="tensorboard")
-    events = EventAccumulator(str(folder / "action-diffusion-test"))
+    events = EventAccumulator(str(folder / "tensorboard" / "action-diffusion-test"))
     events.Reload()
     assert [event.step for event in events.Scalars("val/mse")] == [3, 6]
     assert events.Scalars("val/mse")[-1].value == pytest.approx(float(rows(folder)[-1]["val/mse"]), rel=1e-5)
-    assert {"val/reconstructions_epoch_2", "val/samples"} <= set(events.Tags()["images"])
+    assert set(events.Tags()["images"]) == {
+        "val/reconstructions_epoch_2",
+        "val/noise_comparison_epoch_2",
+        "val/learning_curves",
+        "val/samples",
+        "val/error_by_timestep",
+    }
+    run(report_to="tensorboard")  # moves the first one aside, and what tensorboard wrote with it
+    assert (folder.with_name("run.1") / "tensorboard").is_dir()
 
 
 def test_length_comes_from_the_data(run, tmp_path):

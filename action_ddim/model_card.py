@@ -1,0 +1,119 @@
+"""The model card, `pipeline/README.md`, in the form that the Hugging Face Hub reads."""
+
+from collections.abc import Mapping
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from action_ddim.metrics import TARGETS
+from action_ddim.tables import Table, targets_table
+
+CARD_NAME, FIGURE_NAME = "README.md", "reconstructions.png"
+NAME = "DDIM model of pointer and touch actions"
+TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"]
+# Where things lie on the machine that trained, and what is watched there, is nobody else's.
+PRIVATE_SETTINGS = ("data_dir", "val_data_dir", "save_dir", "device", "report_to", "wandb_project")
+
+
+# What holds of every model.
+PURPOSE = """## Intended use
+
+Research on interaction, and agents that act openly for their user: draw new actions, reconstruct noisy recordings, propose
+an action in a few steps. It is not for passing as a human where that is not wanted, such as getting past a check that
+asks for a human, or forging the record of what somebody did.
+
+## How to load
+
+```python
+import torch
+from action_ddim import ActionDDIMPipeline
+
+pipeline = ActionDDIMPipeline.from_pretrained("path/to/this/folder")
+actions = pipeline(num_sequences=10, num_inference_steps=50, generator=torch.Generator().manual_seed(0)).actions
+```"""
+LIMITS = """## Limits
+
+It knows the gestures, the length and the rate of its data and nothing of what is on the screen. Reconstruction is judged
+above; actions drawn from noise are weaker, and `action-ddim evaluate` measures how far they are from real ones. Whoever
+publishes these weights states their licence, and whether the people who were recorded agreed."""
+
+
+def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
+    """Write the card of a model.
+
+    Args:
+        config: What the run folder's `config.json` holds: `settings`, `run`, `versions`, and our own version.
+        row: The last row of `metrics.csv`; empty before the first epoch has ended.
+        data: The training folder's `dataset.json`; empty where there is none.
+        has_figure: Whether `FIGURE_NAME` lies beside the card.
+    """
+    settings, run = config["settings"], config["run"]
+    measured = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
+    metrics = {name: value for name, value in measured.items() if name not in ("loss", "seconds")}
+    flags = {f"--{name}": value for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None}
+    versions = {"action_ddim": config["action_ddim"], **config["versions"]}
+    figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""
+    return f"""---
+{_metadata(metrics).to_yaml()}
+---
+
+# {NAME}
+
+A transformer denoiser of {run["num_parameters"]:,} parameters, and the DDIM scheduler that goes with it. It models actions
+of {run["seq_len"]} steps of `[x, y, press]`: x and y in [0, 1] of the screen, y growing downwards, press 0 or 1.
+
+{PURPOSE}
+
+`actions` is `(10, {run["seq_len"]}, 3)`. Made with {", ".join(f"{name} {version}" for name, version in versions.items())}.
+
+## Data
+
+{run["num_train_sequences"]:,} training and {run["num_val_sequences"]:,} validation sequences.
+
+{_markdown(("of the training data", "value"), data) if data else "No dataset.json describes them."}
+
+## Metrics
+
+{_metrics_section(metrics, settings) if metrics else "Not measured yet."}
+{figure}
+## Training
+
+{row.get("update", 0):,.0f} of {run["num_updates"]:,} updates of {run["global_batch_size"]} sequences; the weights are their
+moving average.
+
+{_markdown(("flag", "value"), flags)}
+
+{LIMITS}
+"""
+
+
+def _metadata(metrics: Mapping[str, float]) -> ModelCardData:
+    names = [name for target in TARGETS for name in target.metrics if metrics]
+    results = [
+        EvalResult(
+            task_type="reconstruction",
+            task_name="Reconstruction of noised actions",
+            dataset_type="action-sequences",
+            dataset_name="held-out action sequences",
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(metrics[name], 6),
+        )
+        for name in names
+    ]
+    return ModelCardData(library_name="diffusers", tags=TAGS, model_name=NAME, eval_results=results or None)
+
+
+def _metrics_section(metrics: Mapping[str, float], settings: Mapping) -> str:
+    targets = targets_table(metrics)
+    return f"""Held-out sequences, noised to {settings["recon_strength"]:g} of the schedule and denoised with DDIM, in
+{settings["recon_steps"]} steps over the whole of it; actions in [0, 1].
+
+{targets.to_markdown()}
+
+{targets.note}. All that was measured:
+
+{_markdown(("metric", "value"), {name: f"{value:.4g}" for name, value in metrics.items()})}"""
+
+
+def _markdown(columns: tuple[str, str], values: Mapping) -> str:
+    return Table("", columns, tuple((name, str(value)) for name, value in values.items())).to_markdown()

@@ -1,0 +1,283 @@
+"""The verbs for a finished model: `evaluate`, `sample` and `reconstruct`. `cli.py` gives them their doors.
+
+Each takes the arguments after it, does its work, and raises a UserError for a mistake.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
+from action_ddim.config import OneLineParser
+from action_ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from action_ddim.dataset import ActionDataset
+    from action_ddim.pipeline import ActionDDIMPipeline
+
+# torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
+
+
+def evaluate(argv: list[str], prog: str | None) -> None:
+    """Measure a model on held-out data, and report."""
+    parser = _model_parser(prog, evaluate.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--data_dir", required=True, default=argparse.SUPPRESS, help="folder of held-out data, *_actions.npy")
+    add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
+    add("--num", type=int, default=1000, help="held-out sequences to reconstruct, at most")
+    add("--num_samples", type=int, default=1000, help="sequences to draw from noise")
+    add("--num_inverted", type=int, default=64, help="held-out sequences to invert, at most")
+    add("--recon_steps", type=int, default=10, help="DDIM steps of a reconstruction, over the whole schedule")
+    add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
+    from action_ddim.report import HTML_NAME, JSON_NAME
+
+    if args.out:
+        for name in (JSON_NAME, HTML_NAME):
+            _check_output("--out", args.out / name, args.overwrite)
+    from action_ddim.assessment import AssessmentSettings, assess
+    from action_ddim.realism import check_eval_packages
+    from action_ddim.report import tables, write_report
+
+    check_eval_packages()
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "recon_steps", "num_inference_steps")
+    data = _open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
+    settings = AssessmentSettings(
+        num_sequences=args.num,
+        num_samples=args.num_samples,
+        num_inverted=args.num_inverted,
+        recon_steps=args.recon_steps,
+        sample_steps=args.num_inference_steps,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    assessment, pictures = assess(pipeline, data, settings)
+    print("\n\n".join(table.to_text() for table in tables(assessment)))
+    if args.out:
+        try:
+            write_report(args.out, assessment, pictures, args.model, args.data_dir)
+        except OSError as error:
+            raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+        print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
+
+
+def sample(argv: list[str], prog: str | None) -> None:
+    """Draw new actions from noise."""
+    parser = _model_parser(prog, sample.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--num", type=int, required=True, default=argparse.SUPPRESS, help="sequences to draw")
+    _add_output(parser)
+    add("--num_inference_steps", type=int, default=50, help="DDIM steps")
+    add("--eta", type=float, default=0.0, help="share of fresh noise in each step: 0 is DDIM, 1 is DDPM")
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num", "num_inference_steps", "batch_size")
+    if not 0 <= args.eta <= 1:
+        raise UserError(f"--eta is {args.eta:g}; give 0 to 1")
+    _check_outputs(args)
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "num_inference_steps")
+    from action_ddim import plots
+    from action_ddim.assessment import NUM_SHEET, draw_samples
+
+    steps, seq_len = args.num_inference_steps, pipeline.denoiser.config.seq_len
+    batches = draw_samples(
+        pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
+    )
+    actions = _write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), seq_len, batches)
+    print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
+    _write_plot(args.plot, lambda: plots.plot_samples(np.array(actions[:NUM_SHEET])))
+
+
+def reconstruct(argv: list[str], prog: str | None) -> None:
+    """Noise recorded actions part of the way, and denoise them."""
+    parser = _model_parser(prog, reconstruct.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="actions to clean, .npy, (rows, 3) or (N, L, 3)")
+    _add_output(parser)
+    add("--strength", type=float, default=0.5, help="how far up the noise schedule to go, above 0 to 1")
+    add("--num_inference_steps", type=int, default=10, help="DDIM steps over the whole schedule; the strength's share is taken")
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num_inference_steps", "batch_size")
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength is {args.strength:g}; give a fraction above 0, up to 1")
+    _check_outputs(args)
+    if args.out.resolve() == args.input.resolve():
+        raise UserError(f"--out {args.out} is the --input; name another file")
+    if not args.input.is_file():
+        raise UserError(f"--input {args.input} is not a file")
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "num_inference_steps")
+    from action_ddim import evaluation, plots
+    from action_ddim.assessment import reconstruct_batches
+    from action_ddim.dataset import map_actions
+
+    seq_len = pipeline.denoiser.config.seq_len
+    actions = map_actions(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}")
+    _check_actions(args.input, actions, args.batch_size)
+    settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
+    shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
+    batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
+    cleaned = _write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
+    print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
+
+    def figure():
+        shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
+        noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
+        return plots.plot_reconstructions(shown, noisy, np.array(cleaned[: len(shown)]))
+
+    _write_plot(args.plot, figure)
+
+
+def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
+    """Load a pipeline folder onto a device; nothing is downloaded or unpickled, and progress bars of single steps are off.
+
+    Raises:
+        UserError: the folder is not a pipeline, or damaged; or there is no such device.
+    """
+    folder = Path(model)
+    if not (folder / "model_index.json").is_file():
+        inside = folder / "pipeline"
+        remedy = (
+            f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
+        )
+        raise UserError(f"--model {model} is not a pipeline folder; {remedy}")
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu")
+    from diffusers.utils import logging
+
+    from action_ddim import ActionDDIMPipeline  # with the modules that the folder names
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what it has to say of a damaged folder is in the error too
+    logging.disable_progress_bar()
+    try:
+        pipeline = ActionDDIMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        weights = pipeline.denoiser.named_parameters()  # on the meta device where the file lacks them
+        unfit = next((name for name, value in weights if value.is_meta or not torch.isfinite(value).all()), None)
+    except Exception as error:  # JSON, safetensors, shapes, missing files and classes: each library has errors of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--model {model} cannot be loaded ({reason[:200]}); copy or export it again") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    if unfit:
+        raise UserError(f"--model {model}: the weights {unfit} are missing or not finite; copy or export it again")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all verbs of a model take."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--model", required=True, default=argparse.SUPPRESS, help="pipeline folder, as a training run leaves it")
+    add("--seed", type=int, default=0, help="the same seed gives the same actions")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA GPU where there is one")
+    add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    out = "file to write, .npy, float32 (rows, 3), one sequence after another"
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    parser.add_argument("--plot", type=Path, help="picture of the first sequences to write, .png")
+
+
+def _check_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed is {args.seed}; give 0 to {2**32 - 1}")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    for flag, path, suffix in (("--out", args.out, ".npy"), ("--plot", args.plot, ".png")):
+        if path is not None and path.suffix != suffix:
+            raise UserError(f"{flag} {path} does not end in {suffix}; it is written in that format")
+        if path is not None:
+            _check_output(flag, path, args.overwrite)
+
+
+def _check_output(flag: str, path: Path, overwrite: bool) -> None:
+    """Raise a UserError where a file is in the way, or its folder could not be made, before any work."""
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{flag} {path} exists; name another, or add --overwrite")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
+
+
+def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
+    most = pipeline.scheduler.config.num_train_timesteps
+    for name in names:
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")
+
+
+def _open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
+    from action_ddim.dataset import ActionDataset
+
+    # Without a dataset.json that says otherwise the sequences are as long as the model's.
+    data = ActionDataset(folder, None if (Path(folder) / "dataset.json").exists() else seq_len)
+    if data.seq_len != seq_len:
+        raise UserError(f"--data_dir {folder} holds sequences of {data.seq_len} steps; --model {model} takes {seq_len}")
+    data.validate()
+    return data
+
+
+def _check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
+    """Hold every row of a file against the contract of `actions.py`."""
+    if not len(actions):
+        raise UserError(f"--input {path} holds no sequences")
+    for first in range(0, len(actions), batch_size):
+        invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
+        if invalid is not None:
+            row, fault = invalid
+            raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
+
+
+def _write_actions(path: Path, shape: tuple[int, ...], seq_len: int, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """Write batches `(B, L, 3)` as they come to one file of this shape; return it mapped as `(N, L, 3)`."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        sequences, first = file.reshape(-1, seq_len, NUM_CHANNELS), 0
+        for batch in batches:
+            sequences[first : first + len(batch)] = batch
+            first += len(batch)
+        file.flush()
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"--out {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return sequences
+
+
+def _write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
+    if path is None:
+        return
+    from action_ddim import plots
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(plots.image_to_png(plots.figure_to_image(draw())))
+    except OSError as error:
+        raise UserError(f"--plot {path} cannot be written: {error.strerror or error}") from error
+    print(f"picture: {path}")

@@ -1,0 +1,203 @@
+"""A finished model measured, and the report of it, against the same things done by hand."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from action_ddim import ActionDDIMPipeline
+from action_ddim.actions import to_model_space
+from action_ddim.assessment import AssessmentSettings, assess, draw_samples
+from action_ddim.cli import main
+from action_ddim.dataset import ActionDataset
+from action_ddim.evaluation import (
+    draw_reconstruction_noise,
+    error_by_timestep,
+    predict_clean,
+    predict_noise,
+    reconstruction_generators,
+)
+from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.metrics import TARGETS, reconstruction_metrics
+from action_ddim.realism import MIN_SEQUENCES
+from action_ddim.report import to_html
+from action_ddim.tables import Table
+
+from .conftest import SEQ_LEN
+
+NUM_REAL = 2 * MIN_SEQUENCES
+
+
+@pytest.fixture(scope="module")
+def pipeline(model) -> ActionDDIMPipeline:
+    pipeline = ActionDDIMPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> ActionDataset:
+    folder = tmp_path_factory.mktemp("real")
+    write_dataset(GestureConfig(NUM_REAL + 50, sequence_length=SEQ_LEN, seed=1), folder)
+    return ActionDataset(folder)
+
+
+@pytest.fixture(scope="module")
+def assessed(pipeline, real):
+    settings = AssessmentSettings(
+        num_sequences=NUM_REAL, num_samples=MIN_SEQUENCES, num_inverted=6, sample_steps=5, batch_size=64, seed=3
+    )
+    return assess(pipeline, real, settings)
+
+
+def chosen(real: ActionDataset) -> np.ndarray:
+    """The sequences that the seed of `assessed` chooses, in its order."""
+    return np.random.default_rng(3).permutation(len(real))[:NUM_REAL]
+
+
+def test_reconstruction_is_that_of_the_pipeline_with_the_documented_noise(assessed, pipeline, real):
+    assessment, _ = assessed
+    assert list(assessment.reconstruction) == [0.3, 0.5, 0.7]
+    assert assessment.num_sequences == NUM_REAL
+    indices = chosen(real)
+    assert len(set(indices.tolist())) == NUM_REAL
+    actions = real.read(indices)
+    noise = draw_reconstruction_noise(actions.numpy(), indices, 3)
+    pipeline.scheduler.set_timesteps(timesteps=[69, 59, 49, 39, 29, 19, 9])
+    sample = pipeline.scheduler.add_noise(to_model_space(actions), noise, torch.tensor([69]))
+    with torch.no_grad():
+        for timestep in pipeline.scheduler.timesteps:
+            output = pipeline.denoiser(sample, timestep).sample
+            sample = pipeline.scheduler.step(output, timestep, sample).prev_sample
+    expected = reconstruction_metrics(actions.numpy(), ((sample + 1) / 2).clamp(0, 1).numpy())
+    assert assessment.reconstruction[0.7] == pytest.approx(expected, rel=1e-4)
+
+
+def test_inversion_is_encoded_and_decoded_in_as_many_steps(assessed, pipeline, real):
+    assessment, _ = assessed
+    assert list(assessment.inversion) == [10, 20, 50, 100]  # as many as the toy scheduler knows
+    indices = chosen(real)[:6]
+    actions = real.read(indices).numpy()
+    encoded = pipeline.invert(actions, num_inference_steps=20, generator=reconstruction_generators(3, indices))
+    decoded = pipeline(latents=encoded.latents, num_inference_steps=20, output_type="pt").actions.numpy()
+    expected = reconstruction_metrics(actions, decoded)
+    for name in ("mse", "coord_mse", "press_accuracy", "mean_snr_db"):
+        assert assessment.inversion[20][name] == pytest.approx(expected[name], rel=1e-3)
+    assert assessment.inversion[20]["residual"] == pytest.approx(encoded.residual.mean().item(), rel=1e-3)
+
+
+def test_realism_is_measured_on_the_drawn_sequences(assessed):
+    realism = assessed[0].realism
+    assert realism.num_sequences == MIN_SEQUENCES
+    # A model that was never trained is nothing like the data.
+    assert realism.figures["classifier_accuracy"].value > 0.9
+    assert realism.figures["classifier_accuracy"].floor < 0.65
+
+
+def test_drawn_sequences_do_not_depend_on_the_batch(pipeline):
+    whole, parts = (
+        np.concatenate(list(draw_samples(pipeline, 5, num_inference_steps=3, seed=1, batch_size=size))) for size in (5, 2)
+    )
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+def test_predicted_noise_and_predicted_actions_make_up_what_was_seen(pipeline, real):
+    actions, timestep = real.read(range(4)).numpy(), 49
+    noise = draw_reconstruction_noise(actions, np.arange(4), 0)
+    clean, predicted = predict_clean(pipeline, actions, noise, timestep), predict_noise(pipeline, actions, noise, timestep)
+    alpha_bar = pipeline.scheduler.alphas_cumprod[timestep]
+    seen = alpha_bar.sqrt() * to_model_space(torch.as_tensor(actions)) + (1 - alpha_bar).sqrt() * noise
+    torch.testing.assert_close(alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * torch.as_tensor(predicted), seen)
+    with torch.no_grad():
+        output = pipeline.denoiser(seen, timestep).sample  # trained to predict clean actions
+    torch.testing.assert_close(clean, output.clamp(-1, 1))
+
+
+def test_error_by_timestep_is_that_of_the_predicted_actions(pipeline, real):
+    actions = real.read(range(8)).numpy()
+    timesteps, errors, constants = error_by_timestep(pipeline, actions, np.arange(8), seed=0)
+    assert timesteps[0] == 0
+    assert timesteps[-1] == 99
+    noise = draw_reconstruction_noise(actions, np.arange(8), 0)
+    clean = (predict_clean(pipeline, actions, noise, 99).numpy() + 1) / 2
+    assert errors["coord"][-1] == pytest.approx(((clean - actions)[..., :2] ** 2).mean())
+    assert errors["press"][-1] == pytest.approx(((clean - actions)[..., 2] ** 2).mean())
+    assert constants["press"] == pytest.approx(((actions - actions.mean(axis=0))[..., 2] ** 2).mean())
+
+
+class Page(html.parser.HTMLParser):
+    """The text of a page, its images, and whatever it would fetch from elsewhere."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.images: list[bytes] = []
+        self.fetched: list[str] = []
+        self.cells: list[str] = []
+        self.cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.cell = tag in ("td", "th")
+        if self.cell:
+            self.cells.append("")
+        for name, value in attributes:
+            if name == "src" and value.startswith("data:image/png;base64,"):
+                self.images.append(base64.b64decode(value.split(",", 1)[1]))
+            elif name in ("src", "href"):
+                self.fetched.append(value)
+
+    def handle_endtag(self, tag):
+        self.cell = False
+
+    def handle_data(self, data):
+        if self.cell:
+            self.cells[-1] += data
+
+
+def test_page_holds_every_figure_and_fetches_nothing(assessed):
+    assessment, pictures = assessed
+    text = to_html(assessment, pictures, "model <b>", "data & more")
+    page = Page(text)
+    assert page.fetched == []
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert len(page.images) == len(pictures) == 6
+    for image, picture in zip(page.images, pictures, strict=True):
+        assert image == picture.png
+        assert Image.open(io.BytesIO(image)).width > 500
+    assert "model &lt;b&gt;" in text
+    assert "data &amp; more" in text
+    assert {"met", "not met"} & set(page.cells)
+    assert {target.name for target in TARGETS} <= set(page.cells)
+    assert "0.0065" in page.cells  # of the DDIM paper
+
+
+def test_table_reads_alike_in_every_form():
+    table = Table("Title", ("name", "a | b"), (("<x>", "1.5"), ("longer", "22")), "note & more")
+    assert table.to_text() == "Title\nname    a | b\n<x>       1.5\nlonger     22\nnote & more"
+    assert table.to_markdown() == "| name | a \\| b |\n| --- | ---: |\n| <x> | 1.5 |\n| longer | 22 |"
+    assert Page(table.to_html()).cells == ["name", "a | b", "<x>", "1.5", "longer", "22"]
+
+
+def test_evaluate_prints_writes_and_agrees_with_itself(model, real, tmp_path, capsys):
+    words = ["evaluate", "--model", model, "--data_dir", real.folder, "--out", tmp_path / "report", "--num", 20]
+    words += ["--num_samples", 10, "--num_inverted", 2, "--num_inference_steps", 2]
+    assert main([str(word) for word in words]) == 0
+    output = capsys.readouterr().out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert set(report["targets"]) == {target.name for target in TARGETS}
+    mse = report["reconstruction"]["0.5"]["mse"]
+    assert report["targets"]["mse"] == {"values": {"mse": mse}, "target": "< 0.01", "met": mse < 0.01}
+    assert re.search(rf"^mse +{mse:.4g} +< 0.01 +(not )?met$", output, re.MULTILINE)
+    assert report["inversion"]["20"]["mse"] > 0
+    assert report["realism"]["figures"] == {}
+    assert "not computed from 10 drawn and 20 real sequences" in report["realism"]["reason"]
+    assert "not computed from 10 drawn and 20 real sequences" in output
+    page = Page((tmp_path / "report" / "report.html").read_text())
+    assert f"{mse:.4g}" in page.cells
+    assert report["settings"]["num_samples"] == 10

@@ -1,0 +1,197 @@
+"""`action-ddim evaluate`, `sample` and `reconstruct` as users call them, and each of their mistakes in one line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from action_ddim import ActionDDIMPipeline
+from action_ddim.actions import find_invalid
+from action_ddim.cli import main
+from action_ddim.dataset import ActionDataset
+from action_ddim.evaluation import reconstruction_generators
+from action_ddim.gestures import GestureConfig, write_dataset
+
+from .conftest import SEQ_LEN
+
+WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
+
+
+def pipeline_of(model) -> ActionDDIMPipeline:
+    pipeline = ActionDDIMPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def call(*words) -> int:
+    return main([str(word) for word in words])
+
+
+def one_line(capsys, *expected: str) -> None:
+    error = capsys.readouterr().err
+    assert error.startswith("error: "), error
+    assert error.count("\n") == 1, error
+    for text in expected:
+        assert text in error, error
+
+
+def test_sampled_file_is_a_data_set_and_does_not_depend_on_the_batch(model, tmp_path, capsys):
+    words = ("sample", "--model", model, "--num", 7, "--num_inference_steps", 5)
+    assert call(*words, "--out", tmp_path / "a" / "my_actions.npy", "--plot", tmp_path / "a" / "sheet.png") == 0
+    assert capsys.readouterr().err == ""
+    rows = np.load(tmp_path / "a" / "my_actions.npy")
+    assert rows.shape == (7 * SEQ_LEN, 3)
+    assert rows.dtype == np.float32
+    assert find_invalid(rows) is None
+    assert len(ActionDataset(tmp_path / "a", SEQ_LEN)) == 7
+    assert Image.open(tmp_path / "a" / "sheet.png").format == "PNG"
+    assert call(*words, "--out", tmp_path / "b.npy", "--batch_size", 3) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), rows, atol=1e-6)
+    assert call(*words, "--out", tmp_path / "c.npy", "--seed", 1) == 0
+    assert not np.allclose(np.load(tmp_path / "c.npy"), rows)
+    assert call(*words, "--out", tmp_path / "d.npy", "--eta", 1) == 0
+    assert not np.allclose(np.load(tmp_path / "d.npy"), rows)
+
+
+@pytest.mark.parametrize("shape", [(5 * SEQ_LEN, 3), (5, SEQ_LEN, 3)])
+def test_reconstruction_has_the_shape_of_its_input_and_is_that_of_the_pipeline(shape, model, data, tmp_path):
+    actions = ActionDataset(data / "val").read(range(5)).numpy()
+    np.save(tmp_path / "in.npy", actions.reshape(shape))
+    words = ("--strength", 0.3, "--num_inference_steps", 20, "--seed", 4, "--batch_size", 2)
+    files = ("--input", tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--plot", tmp_path / "out.png")
+    assert call("reconstruct", "--model", model, *files, *words) == 0
+    cleaned = np.load(tmp_path / "out.npy")
+    assert cleaned.shape == shape
+    generator = reconstruction_generators(4, np.arange(5))
+    expected = pipeline_of(model).reconstruct(actions, 0.3, 20, generator=generator).actions
+    np.testing.assert_allclose(cleaned.reshape(expected.shape), expected, atol=1e-5)
+    assert Image.open(tmp_path / "out.png").width > 1000
+
+
+def test_nothing_is_replaced_unasked(model, tmp_path, capsys):
+    words = ("sample", "--model", model, "--num", 1, "--num_inference_steps", 1, "--out", tmp_path / "a.npy")
+    assert call(*words) == 0
+    capsys.readouterr()
+    before = (tmp_path / "a.npy").read_bytes()
+    assert call(*words, "--seed", 9) == 2
+    one_line(capsys, "--out", "exists", "--overwrite")
+    assert (tmp_path / "a.npy").read_bytes() == before
+    assert call(*words, "--seed", 9, "--overwrite") == 0
+    assert (tmp_path / "a.npy").read_bytes() != before
+
+
+def drop_tensor(folder):
+    weights = load_file(folder / WEIGHTS)
+    weights.pop("patch_in.proj.weight")
+    save_file(weights, folder / WEIGHTS)
+
+
+def spoil_tensor(folder):
+    weights = load_file(folder / WEIGHTS)
+    weights["patch_in.proj.weight"][0, 0] = np.nan
+    save_file(weights, folder / WEIGHTS)
+
+
+def wrong_width(folder):
+    config = json.loads((folder / "denoiser" / "config.json").read_text())
+    (folder / "denoiser" / "config.json").write_text(json.dumps({**config, "d_model": 32}))
+
+
+def truncate(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+
+
+DAMAGES = {
+    "missing": shutil.rmtree,
+    "empty": lambda folder: (folder / "model_index.json").unlink(),
+    "broken index": lambda folder: (folder / "model_index.json").write_text("{"),
+    "another class": lambda folder: (folder / "model_index.json").write_text(
+        (folder / "model_index.json").read_text().replace("ActionTransformer1DModel", "UNet2DModel")
+    ),
+    "no weights": lambda folder: (folder / WEIGHTS).unlink(),
+    "no scheduler": lambda folder: shutil.rmtree(folder / "scheduler"),
+    "truncated weights": truncate,
+    "a tensor is missing": drop_tensor,
+    "NaN weights": spoil_tensor,
+    "wrong width": wrong_width,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_model_is_one_line(damage, model, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "model")
+    DAMAGES[damage](tmp_path / "model")
+    assert call("sample", "--model", tmp_path / "model", "--num", 1, "--out", tmp_path / "a.npy") == 2
+    reason = "patch_in.proj.weight are missing or not finite" if damage in ("a tensor is missing", "NaN weights") else ""
+    one_line(capsys, f"--model {tmp_path / 'model'}", reason)
+    assert not (tmp_path / "a.npy").exists()
+
+
+def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "run" / "pipeline")
+    assert call("sample", "--model", tmp_path / "run", "--num", 1, "--out", tmp_path / "a.npy") == 2
+    one_line(capsys, f"name {tmp_path / 'run' / 'pipeline'}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sample", "--num", 1, "--out", "a.txt"), "--out a.txt does not end in .npy"),
+        (("sample", "--num", 1, "--out", "a.npy", "--plot", "a.pdf"), "--plot a.pdf does not end in .png"),
+        (("sample", "--num", 0, "--out", "a.npy"), "--num is 0"),
+        (("sample", "--num", 1, "--out", "a.npy", "--num_inference_steps", 101), "--num_inference_steps is 101"),
+        (("sample", "--num", 1, "--out", "a.npy", "--eta", 1.5), "--eta is 1.5"),
+        (("sample", "--num", 1, "--out", "a.npy", "--seed", -1), "--seed is -1"),
+        (("sample", "--num", 1, "--out", "folder.npy"), "--out folder.npy is a folder"),
+        (("sample", "--num", 1, "--out", "in.npy/a.npy"), "cannot be written"),
+        (("sample", "--num", 1), "--out"),
+        (("reconstruct", "--input", "in.npy", "--out", "a.npy", "--strength", 0), "--strength is 0"),
+        (("reconstruct", "--input", "in.npy", "--out", "in.npy", "--overwrite"), "is the --input"),
+        (("reconstruct", "--input", "none.npy", "--out", "a.npy"), "--input none.npy is not a file"),
+        (("reconstruct", "--input", "bad.npy", "--out", "a.npy"), "row 21: x is 1.5"),
+        (("reconstruct", "--input", "odd.npy", "--out", "a.npy"), "has 41 rows"),
+        (("reconstruct", "--input", "text.npy", "--out", "a.npy"), "cannot be read"),
+        (("evaluate", "--data_dir", "longer", "--recon_steps", 101), "--recon_steps is 101"),
+        (("evaluate", "--data_dir", "nowhere"), "nowhere is not a folder"),
+        (("evaluate", "--data_dir", "longer"), "longer holds sequences of 30 steps"),
+        (("evaluate", "--data_dir", "longer", "--num_samples", 0), "--num_samples is 0"),
+        (("evaluate", "--data_dir", "longer", "--out", "report"), "report.html exists"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    actions = np.full((2 * SEQ_LEN, 3), 0.0, dtype=np.float32)
+    np.save("in.npy", actions)
+    np.save("odd.npy", np.zeros((41, 3)))
+    actions[21, 0] = 1.5
+    np.save("bad.npy", actions)
+    (tmp_path / "text.npy").write_text("x,y,press")
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    write_dataset(GestureConfig(2, sequence_length=30), "longer")
+    capsys.readouterr()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert call(words[0], "--model", model, *words[1:]) == 2
+    one_line(capsys, message)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
+def test_cuda_where_there_is_none(model, tmp_path, capsys):
+    assert call("sample", "--model", model, "--num", 1, "--out", tmp_path / "a.npy", "--device", "cuda") == 2
+    one_line(capsys, "--device is cuda")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "sample", "reconstruct"])
+def test_help_names_every_flag_with_its_default(verb, capsys):
+    with pytest.raises(SystemExit):
+        call(verb, "--help")
+    text = capsys.readouterr().out
+    assert f"usage: action-ddim {verb}" in text
+    assert "--num_inference_steps" in text
+    assert "(default: 256)" in text
