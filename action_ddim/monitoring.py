@@ -5,8 +5,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots, tracking
-from action_ddim.checkpoint import averaged_weights
 from action_ddim.config import TrainConfig
+from action_ddim.ema import averaged_weights
 from action_ddim.metrics import summarize
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.run import Run

@@ -11,7 +11,6 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.checkpoint import RunFolder
 from action_ddim.config import parse_train_config
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
@@ -20,6 +19,7 @@ from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.metrics import reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator, open_data
+from action_ddim.run_folder import RunFolder
 from action_ddim.training import is_due, train
 
 
