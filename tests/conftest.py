@@ -1,5 +1,6 @@
 """Small data sets, small runs, and the real recordings where they lie at hand."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
+from action_ddim.config import parse_train_config
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training import train
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "real"
@@ -49,6 +53,41 @@ def flags(data, tmp_path):
         return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
 
     return make
+
+
+def reset_accelerator() -> None:
+    """Accelerate keeps one state a process; each run of a test needs its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def fresh_accelerator():
+    reset_accelerator()
+    yield
+    reset_accelerator()
+
+
+@pytest.fixture
+def run(flags, tmp_path, fresh_accelerator):
+    """Train with the flags of a small run, changed; return the run folder."""
+
+    def train_with(save_dir="run", **changes) -> Path:
+        reset_accelerator()
+        train(parse_train_config(flags(save_dir=tmp_path / save_dir, **changes)))
+        return tmp_path / save_dir
+
+    return train_with
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(folder: Path) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if "per_second" not in name} for row in rows(folder)]
 
 
 @pytest.fixture
