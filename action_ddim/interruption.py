@@ -16,7 +16,7 @@ from action_ddim.errors import is_first_process
 
 TIME_IS_UP = 1  # below the numbers of the signals, which outrank it
 REASONS = {TIME_IS_UP: "--max_train_time", signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
-ONE_SIGNAL_S = 1.0  # a launcher and a terminal may both deliver what was one Ctrl-C
+ONE_REQUEST_S = 1.0  # SLURM signals a launcher and its processes, and the launcher passes it on: one request, two signals
 
 
 class Interruption:
@@ -48,7 +48,7 @@ class Interruption:
             if is_first_process():
                 text = f"\n{REASONS[number]}: saving after this update; a second one stops at once\n"
                 os.write(2, text.encode())  # print is not for signal handlers
-        elif now - self._caught_at > ONE_SIGNAL_S:
+        elif now - self._caught_at > ONE_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

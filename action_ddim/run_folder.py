@@ -34,10 +34,11 @@ from action_ddim.errors import UserError, is_first_process
 if sys.platform != "win32":
     import fcntl
 
+LOCK = ".lock"
 # What a run writes. A folder that holds anything else beside an earlier run is not moved aside.
 RUN_ENTRIES = (
     *("config.json", "metrics.csv", "plots", "pipeline", "pipeline-best", "checkpoint-*", "aside-*"),
-    *(PARTIAL, ".*.partial", ".*.old", ".lock", "wandb", "tensorboard"),
+    *(PARTIAL, ".*.partial", ".*.old", LOCK, "wandb", "tensorboard"),
 )
 CONFIG_MARK = "action_ddim"  # the key of our version in config.json, by which an earlier run is recognised
 
@@ -50,6 +51,7 @@ class RunFolder:
         self.last_checkpoint: Path | None = None  # that this run wrote, or began from
         self.rows: list[dict] = []  # of metrics.csv
         self._lock: IO | None = None
+        self._made = False
 
     @property
     def plots(self) -> Path:
@@ -98,24 +100,28 @@ class RunFolder:
             yield
         finally:
             if self._lock is not None:
+                if self._made and [path.name for path in self.path.iterdir()] == [LOCK]:  # it ended before it began
+                    shutil.rmtree(self.path)
                 self._lock.close()
 
     def _take_lock(self) -> None:
+        self._made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = open(self.path / ".lock", "a+")  # noqa: SIM115  (held until the run ends)
+        path = self.path / LOCK
+        lock = open(path, "a+")  # noqa: SIM115  (held until the run ends)
         if sys.platform != "win32":
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
-                holder = lock.read().strip() or "unknown"
-                lock.close()
                 raise UserError(
-                    f"--save_dir {self.path} is in use by a run that is at work (process {holder});"
+                    f"--save_dir {self.path} is in use by a run that is at work (process {lock.read().strip()});"
                     " wait for it, or name another folder"
                 ) from error
             except OSError as error:
                 print(f"{self.path} cannot be locked ({error.strerror}); start no other run there", file=sys.stderr)
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            return self._take_lock()  # its run has just removed the folder
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()

@@ -29,13 +29,14 @@ import torch
 from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import action_ddim.training  # noqa: F401  (what attempts need is imported once, here)
 from action_ddim.checkpoint import PARTIAL, checkpoint_name, find_damage, list_checkpoints, update_of
 from action_ddim.cli import train
 from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.training import train as _  # noqa: F401  (imports what the attempts need, once)
 
 NUM_EPOCHS, NUM_SEQUENCES, BATCH_SIZE = 20, 24, 4
 LONGEST_WAIT_S = 1.5  # before a kill; an attempt starts in a third of it
+WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 MIDDLE_OF_WRITING_S = 0.02
 
 
@@ -115,7 +116,7 @@ def find_faults(run: Path, reached: int, interval: int) -> list[str]:
                 json.loads((run / name / "model_index.json").read_text())
                 json.loads((run / name / "denoiser" / "config.json").read_text())
                 json.loads((run / name / "scheduler" / "scheduler_config.json").read_text())
-                load_file(run / name / "denoiser" / "diffusion_pytorch_model.safetensors")
+                load_file(run / name / WEIGHTS)
             except Exception as error:
                 faults.append(f"{name}: {error}")
     if any(None in row or None in row.values() for row in read_metrics(run)):
@@ -132,7 +133,7 @@ def read_metrics(run: Path) -> list[dict]:
 def outcome(run: Path) -> dict:
     """Return what two runs that are the same have in common: all but times."""
     manifest = json.loads((run / checkpoint_name(newest(run)) / "manifest.json").read_text())
-    weights = [(run / name / "denoiser/diffusion_pytorch_model.safetensors").read_bytes() for name in ("pipeline", "pipeline-best")]
+    weights = [(run / name / WEIGHTS).read_bytes() for name in ("pipeline", "pipeline-best")]
     return {
         "checkpoint": {name: entry for name, entry in manifest.items() if name != "metrics.csv"},
         "metrics": [{name: value for name, value in row.items() if "per_second" not in name} for row in read_metrics(run)],
@@ -155,7 +156,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
-    rng, counts, started = random.Random(options.seed), Counter(), time.monotonic()
+    rng, started = random.Random(options.seed), time.monotonic()
+    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="action_ddim_kill_") as folder:
         attempts = Attempts(Path(folder), options.checkpointing_steps)
         expected = run_to_the_end(attempts, attempts.folder / "never_killed")
