@@ -67,6 +67,7 @@ def start_trackers(
     except wandb.Error as error:
         accelerator.print(f"wandb cannot reach its server ({str(error).splitlines()[0]}) and records offline; {later}")
         accelerator.trackers.clear()
+        wandb.teardown()  # or the id of a resumed run is in use by the attempt that failed
         start(init_kwargs={**kwargs, "wandb": offline})
 
 
