@@ -9,12 +9,12 @@ import pytest
 from .conftest import ROOT
 
 FLOORS = [
-    {"errors"},
+    {"errors", "durable", "early_stopping", "ema", "tally"},
     {"actions", "gestures", "denoiser", "scheduler", "loss", "plots", "metrics", "config", "randomness"},
-    {"dataset", "pipeline", "checkpoint", "tracking"},
-    {"evaluation"},
+    {"dataset", "pipeline", "checkpoint", "tracking", "interruption"},
+    {"evaluation", "run_folder"},
     {"run"},
-    {"monitoring"},
+    {"monitoring", "resume", "saving"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -51,7 +51,8 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("accelerate", {"run", "monitoring", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        # interruption and tracking name a type of it only.
+        ("accelerate", {"run", "monitoring", "training", "checkpoint", "resume", "interruption", "tracking"}),
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots"}),
     ],
