@@ -99,7 +99,7 @@ def find_checkpoint(config: TrainConfig, say: Callable[[str], None]) -> Path | N
             say(f"{checkpoint} is damaged and passed over: {damage}")
         say(f"{folder} holds no checkpoint to go on from; the run starts anew")
         return None
-    checkpoint = next((path for path in (Path(asked), folder / asked) if path.is_dir()), Path(asked))
+    checkpoint = next((path for path in (folder / asked, Path(asked)) if path.is_dir()), Path(asked))
     if update_of(checkpoint) < 0 or not checkpoint.is_dir():
         have = ", ".join(path.name for path in list_checkpoints(folder)) or "none"
         raise UserError(f"--resume_from_checkpoint {asked} is no checkpoint; --save_dir {folder} holds {have}")

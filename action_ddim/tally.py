@@ -17,22 +17,20 @@ class Tally:
     def __init__(self) -> None:
         self.losses: list[torch.Tensor] = []  # of each batch, not finite where it was
         self.grad_norms: list[torch.Tensor] = []  # of each update, not finite where it was skipped
-        self.skipped_in_a_row = 0  # up to the update looked at last, over epochs
+        # As of the last look:
+        self.skipped = 0  # in this epoch
+        self.skipped_in_a_row = 0  # up to now, over epochs
+        self.longest_row = 0
         self._looked_at = 0
 
-    def look(self) -> int:
-        """Return the most updates that were skipped in a row up to now, since the last look."""
-        most = self.skipped_in_a_row
+    def look(self) -> None:
+        """Count what was skipped since the last look."""
         for norm in _values(self.grad_norms[self._looked_at :]):
-            self.skipped_in_a_row = 0 if math.isfinite(norm) else self.skipped_in_a_row + 1
-            most = max(most, self.skipped_in_a_row)
+            is_skipped = not math.isfinite(norm)
+            self.skipped += is_skipped
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
+            self.longest_row = max(self.longest_row, self.skipped_in_a_row)
         self._looked_at = len(self.grad_norms)
-        return most
-
-    @property
-    def skipped(self) -> int:
-        """Return how many updates of the epoch were skipped."""
-        return sum(not math.isfinite(norm) for norm in _values(self.grad_norms))
 
     def mean_loss(self, last: int | None = None) -> float:
         """Return the mean of this process's finite losses, of all or the last few batches; NaN where there is none."""
@@ -45,7 +43,7 @@ class Tally:
     def clear(self) -> None:
         """Begin another epoch."""
         self.look()
-        self.losses, self.grad_norms, self._looked_at = [], [], 0
+        self.losses, self.grad_norms, self.skipped, self._looked_at = [], [], 0, 0
 
     def state(self, gather, num_processes: int) -> dict[str, torch.Tensor]:
         """Return the losses of all processes, `(processes, batches)`, and the gradient norms. MUST be called on every rank."""
@@ -58,7 +56,8 @@ class Tally:
         """Go on from a state, as this rank."""
         self.losses = list(state["losses"][rank].to(device)) if state else []
         self.grad_norms = list(state["grad_norms"].to(device)) if state else []
-        self.skipped_in_a_row, self._looked_at = skipped_in_a_row, len(self.grad_norms)
+        self.look()
+        self.skipped_in_a_row = self.longest_row = skipped_in_a_row
 
 
 def _values(scalars: list[torch.Tensor]) -> list[float]:

@@ -217,10 +217,11 @@ def after_update(run: Run, interruption: Interruption) -> None:
 
 def end_if_bad(run: Run) -> None:
     """End the run after too many skipped updates in a row, or an epoch of nothing else."""
-    most = run.tally.look()
-    if most >= run.config.max_bad_steps or run.tally.skipped == run.updates_per_epoch:
+    tally = run.tally
+    tally.look()
+    if tally.longest_row >= run.config.max_bad_steps or tally.skipped == run.updates_per_epoch:
         raise RunError(
-            f"the loss or its gradient was not finite in {most} updates in a row, up to update {run.update},"
+            f"the loss or its gradient was not finite in {tally.longest_row} updates in a row, up to update {run.update},"
             f" which were skipped; {NAN_ADVICE}; {last_checkpoint(run.folder)}"
         )
 
