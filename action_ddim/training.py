@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import diffusers
 import torch
 from accelerate import __version__ as accelerate_version
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 import action_ddim
@@ -238,6 +239,8 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
         accelerator.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
         if accelerator.sync_gradients:
             grad_norm = accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
+            if isinstance(grad_norm, DTensor):  # under FSDP, each rank has its share
+                grad_norm = grad_norm.full_tensor()
             # Fused AdamW leaves weights and moments as they are where this is 1, as for torch's GradScaler; no one waits.
             run.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
         run.optimizer.step()
