@@ -110,6 +110,8 @@ def find_faults(run: Path, reached: int, interval: int) -> list[str]:
     faults = [f"{path.name}: {damage}" for path in list_checkpoints(run) if (damage := find_damage(path))]
     if reached - newest(run) > interval:
         faults.append(f"killed at update {reached}, the newest checkpoint is after {newest(run)}")
+    if newest(run) and not (run / "pipeline").exists():
+        faults.append("pipeline: missing, though one was there")
     for name in ("pipeline", "pipeline-best"):
         if (run / name).exists():
             try:

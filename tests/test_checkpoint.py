@@ -75,6 +75,7 @@ def list_in_manifest(name):
         (change("progress.json", b"{"), "progress.json has 1 of 3 bytes"),
         (flip_a_bit, "ema.safetensors differs from its sha256"),
         (link_outside, "progress.json is not a file"),
+        (lambda folder: (folder / "more").symlink_to("..", target_is_directory=True), "more is not in the manifest"),
         (list_in_manifest("../outside.json"), "../outside.json is missing"),
         (list_in_manifest("/etc/passwd"), "/etc/passwd is missing"),
     ],
