@@ -1,156 +1,140 @@
-"""The run folder: what a training run leaves on disk, and how it gets there whole.
+"""A checkpoint: the full state of a run after an update, written so that one which has its name is whole.
 
-    checkpoints/                     --save_dir
-      config.json                    every setting, number of processes, versions
-      metrics.csv                    a row an epoch, columns named as the tracked keys
-      plots/                         PNG
-      checkpoint-000790/             full training state after 790 updates, for resuming
-        model.safetensors            the weights as trained
-        ema.safetensors              their moving average
-        optimizer.bin, scheduler.bin, random_states_0.pkl, ...   Accelerate's save_state
-        progress.json                epoch and update
-      pipeline/                      for others: save_pretrained, the averaged weights, and README.md, the model card
+    checkpoint-000790/               after 790 updates
+      model.safetensors              the weights as trained
+      ema.safetensors                their moving average
+      optimizer.bin, scheduler.bin   Accelerate's save_state; scaler.pt too with fp16
+      random_states_0.pkl, ...       random states of each process
+      epoch.safetensors              losses (of each process) and gradient norms of the epoch that is under way
+      metrics.csv                    the rows of the epochs that are complete
+      progress.json                  epochs, batches and updates done, the settings, early stopping, the tracker's run
+      manifest.json                  sha256 and size of every file above
 
-A folder is written under a temporary name and renamed, so that one which has its final name is whole.
+It is written as `.partial`, which no pattern for checkpoints matches, flushed to the disk, and renamed; only then are old
+ones removed. It *verifies* where the manifest lists every file, and every file is as the manifest says. Nothing in it is
+unpickled but through `weights_only=True`: Accelerate loads .bin, .pt and .pkl so, the rest is safetensors and text.
 """
 
-import csv
-import itertools
+import hashlib
 import json
+import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
-from diffusers import DiffusionPipeline
-from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
-from action_ddim.errors import UserError
+from action_ddim import durable
 
-# What a run writes. A folder that holds anything else beside an earlier run is not moved aside.
-RUN_ENTRIES = ("config.json", "metrics.csv", "plots", "pipeline", "checkpoint-*", ".*.partial", "wandb", "tensorboard")
-CONFIG_MARK = "action_ddim"  # the key of our version in config.json, by which an earlier run is recognised
-
-
-class RunFolder:
-    """The folder of one run; written to by the main process only, but for `save_checkpoint`."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.last_checkpoint: Path | None = None  # that this run wrote
-        self._columns: list[str] | None = None
-
-    @property
-    def plots(self) -> Path:
-        return self.path / "plots"
-
-    @property
-    def pipeline(self) -> Path:
-        return self.path / "pipeline"
-
-    def check(self) -> None:
-        """Raise a UserError where the folder could not be made, written to or moved aside; change nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--save_dir {self.path} is a file; name a folder")
-        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
-        try:
-            tempfile.TemporaryFile(dir=existing).close()
-        except OSError as error:
-            raise UserError(f"--save_dir {self.path} cannot be written ({error.strerror}); name another folder") from error
-        if self._holds_run():
-            known = {entry for pattern in RUN_ENTRIES for entry in self.path.glob(pattern)}
-            others = sorted(entry.name for entry in self.path.iterdir() if entry not in known)
-            if others:
-                raise UserError(
-                    f"--save_dir {self.path} holds an earlier run and other files ({others[0]}); name another folder"
-                )
-
-    def create(self) -> Path | None:
-        """Make the folder; return where an earlier run in it was moved, if there was one."""
-        moved = None
-        if self._holds_run():
-            names = (self.path.with_name(f"{self.path.name}.{number}") for number in itertools.count(1))
-            moved = self.path.rename(next(name for name in names if not name.exists()))
-        self.path.mkdir(parents=True, exist_ok=True)
-        return moved
-
-    def _holds_run(self) -> bool:
-        try:
-            return CONFIG_MARK in json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError, TypeError):
-            return False
-
-    def write_config(self, config: dict) -> None:
-        (self.path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-    def append_metrics(self, row: dict[str, float]) -> None:
-        """Add a row to metrics.csv; the first row names the columns."""
-        with open(self.path / "metrics.csv", "a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns or list(row))
-            if self._columns is None:
-                self._columns = list(row)
-                writer.writeheader()
-            writer.writerow(row)
-
-    def save_checkpoint(self, accelerator: Accelerator, ema_state: dict, *, epoch: int, update: int) -> None:
-        """Write `checkpoint-<update>` with the full training state. MUST be called on every rank."""
-        final = self.path / f"checkpoint-{update:06d}"
-        partial = partial_name(final)
-        if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(partial))
-        if accelerator.is_main_process:
-            save_file(ema_state, partial / "ema.safetensors")
-            (partial / "progress.json").write_text(json.dumps({"epoch": epoch, "update": update}, indent=2) + "\n")
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            replace_folder(partial, final)
-        accelerator.wait_for_everyone()
-        self.last_checkpoint = final
-
-    def save_pipeline(self, pipeline: DiffusionPipeline, files: Mapping[str, bytes]) -> None:
-        """Rewrite `pipeline/` from the pipeline as it is now, with files beside it, contents by name."""
-        partial = partial_name(self.pipeline)
-        shutil.rmtree(partial, ignore_errors=True)
-        pipeline.save_pretrained(partial)
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        replace_folder(partial, self.pipeline)
+PARTIAL = ".partial"
+MANIFEST = "manifest.json"
+# A full disk is an OSError to Python, a RuntimeError to torch.save, a SafetensorError to safetensors.
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
-def partial_name(final: Path) -> Path:
-    """Return the name under which a folder is written; no pattern for checkpoints matches it."""
-    return final.with_name(f".{final.name}.partial")
+class WriteError(Exception):
+    """Something could not be written, on this rank or another; what was there before is as it was."""
 
 
-def replace_folder(partial: Path, final: Path) -> None:
-    """Put a finished folder in the place of its final name."""
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
+def write_checkpoint(
+    accelerator: Accelerator, final: Path, tensors: Mapping[str, dict[str, torch.Tensor]], texts: Mapping[str, str]
+) -> None:
+    """Write the state that Accelerate has prepared, with more files of tensors and of text. MUST be called on every rank.
 
+    Raises:
+        WriteError: the disk is full, or another fault, on all ranks alike; there is no half checkpoint.
+    """
+    partial = final.with_name(PARTIAL)
 
-def ema_state_dict(ema: EMAModel, denoiser: nn.Module) -> dict:
-    """Return the averaged weights under the names of the denoiser's parameters, for `save_file`."""
-    names = (name for name, _ in denoiser.named_parameters())
-    return {name: value.detach().cpu().contiguous() for name, value in zip(names, ema.shadow_params, strict=True)}
+    def add_and_publish() -> None:
+        for name, state in tensors.items():
+            save_file(state, partial / name)
+        for name, text in texts.items():
+            (partial / name).write_text(text, newline="")
+        manifest = {name: describe(partial / name) for name in file_names(partial)}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        durable.put_in_place(partial, final)
 
-
-@contextmanager
-def averaged_weights(ema: EMAModel, denoiser: nn.Module) -> Iterator[None]:
-    """Give the denoiser its averaged weights, and evaluation mode, within the context."""
-    training = denoiser.training
-    parameters = list(denoiser.parameters())
-    ema.store(parameters)
-    ema.copy_to(parameters)
-    denoiser.eval()
     try:
-        yield
-    finally:
-        ema.restore(parameters)
-        denoiser.train(training)
+        on_main(accelerator, lambda: shutil.rmtree(partial, ignore_errors=True))
+        together(accelerator, lambda: accelerator.save_state(str(partial)))
+        on_main(accelerator, add_and_publish)
+    except WriteError:
+        on_main(accelerator, lambda: shutil.rmtree(partial, ignore_errors=True))
+        raise
+
+
+def together(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Write something on every rank, and wait for all; where it fails on one, raise a WriteError on every one."""
+    error = None
+    try:
+        work()
+    except WRITE_ERRORS as caught:
+        error = caught
+    failed = torch.tensor([error is not None], device=accelerator.device)
+    if accelerator.gather(failed).any():
+        reason = getattr(error, "strerror", None) or str(error or "on another process").splitlines()[0]
+        raise WriteError(reason) from error
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
+    """Write something on the main process while the others wait, as `together` does."""
+    together(accelerator, work if accelerator.is_main_process else lambda: None)
+
+
+def file_names(checkpoint: Path) -> set[str]:
+    """Return the files of a checkpoint but its manifest, relative to it."""
+    paths = (path for path in checkpoint.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(checkpoint).as_posix() for path in paths} - {MANIFEST}
+
+
+def describe(path: Path) -> dict:
+    with open(path, "rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint, None where it verifies. Reads nothing outside its folder."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return f"{MANIFEST} cannot be read"
+    names = file_names(checkpoint)
+    if names != listed.keys():
+        name = min(names ^ listed.keys())
+        return f"{name} is {'not in the manifest' if name in names else 'missing'}"
+    for name, (size, digest) in sorted(listed.items()):
+        path = checkpoint / name
+        if path.is_symlink() or not path.is_file():
+            return f"{name} is not a file"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+        if describe(path)["sha256"] != digest:
+            return f"{name} differs from its sha256"
+    return None
+
+
+def checkpoint_name(update: int) -> str:
+    return f"checkpoint-{update:06d}"
+
+
+def update_of(checkpoint: Path) -> int:
+    """Return the number of updates in a checkpoint's name, -1 where it is not the name of one."""
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first, whether they verify or not."""
+    return sorted((path for path in folder.glob("checkpoint-*") if update_of(path) >= 0 and path.is_dir()), key=update_of)
+
+
+def checkpoints_to_delete(checkpoints: list[Path], limit: int | None) -> list[Path]:
+    """Return which of the checkpoints, oldest first, are beyond the limit."""
+    return checkpoints[: max(0, len(checkpoints) - limit)] if limit else []

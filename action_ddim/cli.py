@@ -4,13 +4,12 @@ Each verb takes the arguments after it, and returns the exit code. A mistake end
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
 from action_ddim import model_cli
 from action_ddim.config import OneLineParser, parse_train_config
-from action_ddim.errors import RunError, UserError
+from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
 
@@ -67,9 +66,13 @@ def _in_one_line(run: Callable[[], None]) -> int:
     try:
         run()
     except (UserError, RunError) as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except RunStopped as stop:
+        if is_first_process():
+            print(stop)
+        return stop.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -8,6 +8,7 @@ import typing
 from dataclasses import dataclass, field
 
 from action_ddim.actions import MIN_SEQ_LEN
+from action_ddim.early_stopping import METRICS
 from action_ddim.errors import UserError
 
 # `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
@@ -17,11 +18,21 @@ SCALED_LR_CEILING = 6.4e-3
 
 
 def _flag(
-    help: str, *, default=dataclasses.MISSING, group: str, choices: tuple[str, ...] | None = None, above=None, at_least=None
+    help: str,
+    *,
+    default=dataclasses.MISSING,
+    group: str,
+    choices: tuple[str, ...] | None = None,
+    above=None,
+    at_least=None,
+    may_change=False,
 ):
-    """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`."""
+    """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`.
+
+    What `may_change` when a run is resumed does not change what is learned, or is compared by other means than its value.
+    """
     metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={**metadata, "may_change": may_change})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +43,14 @@ class TrainConfig:
         UserError: a value is out of its range, in one line that names the flag.
     """
 
-    data_dir: str = _flag("folder of the training data, *_actions.npy", group="data")
-    val_data_dir: str = _flag("folder of the validation data, *_actions.npy", group="data")
+    data_dir: str = _flag("folder of the training data, *_actions.npy", group="data", may_change=True)
+    val_data_dir: str = _flag("folder of the validation data, *_actions.npy", group="data", may_change=True)
     seq_len: int | None = _flag(
         "time steps a sequence; by default what the folder's dataset.json says, else 250",
         default=None,
         group="data",
         at_least=MIN_SEQ_LEN,
+        may_change=True,
     )
 
     d_model: int = _flag("width of the transformer; 32 to 512 recommended", default=128, group="model", at_least=1)
@@ -80,7 +92,7 @@ class TrainConfig:
     )
 
     batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
-    num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1)
+    num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
     lr: float = _flag(
         f"peak learning rate, 1e-5 to 1e-2, at width {LR_BASE_WIDTH}: a model of another width trains at"
         f" lr * {LR_BASE_WIDTH} / d_model, scaled up to {SCALED_LR_CEILING:g} at most",
@@ -102,6 +114,21 @@ class TrainConfig:
         default=None,
         group="training",
         choices=("no", "fp16", "bf16"),
+        may_change=True,
+    )
+    max_bad_steps: int = _flag(
+        "updates in a row that may be skipped because loss or gradient is not finite, before the run ends",
+        default=10,
+        group="training",
+        at_least=1,
+        may_change=True,
+    )
+    max_train_time: float | None = _flag(
+        "minutes after which the run is saved and ends; by default no limit",
+        default=None,
+        group="training",
+        above=0,
+        may_change=True,
     )
     seed: int = _flag("seed of weights, data order and noise", default=0, group="training", at_least=0)
 
@@ -120,20 +147,66 @@ class TrainConfig:
     eval_sequences: int = _flag(
         "validation: sequences each epoch; the last epoch takes all", default=256, group="validation", at_least=1
     )
-    eval_batch_size: int = _flag("validation: sequences a batch", default=256, group="validation", at_least=1)
+    eval_batch_size: int = _flag("validation: sequences a batch", default=256, group="validation", at_least=1, may_change=True)
+    early_stopping_patience: int | None = _flag(
+        "epochs without an improvement after which the run ends, keeping the best as pipeline-best; by default off",
+        default=None,
+        group="validation",
+        at_least=1,
+        may_change=True,
+    )
+    early_stopping_metric: str = _flag(
+        "what improves", default="val/loss", group="validation", choices=tuple(METRICS), may_change=True
+    )
+    early_stopping_min_delta: float = _flag(
+        "an improvement is more than this", default=0.0, group="validation", at_least=0, may_change=True
+    )
 
     device: str = _flag(
-        "auto takes a CUDA GPU where there is one", default="auto", group="system", choices=("auto", "cpu", "cuda")
+        "auto takes a CUDA GPU where there is one",
+        default="auto",
+        group="system",
+        choices=("auto", "cpu", "cuda"),
+        may_change=True,
     )
-    save_dir: str = _flag("the run folder; one that holds an earlier run is moved aside", default="checkpoints", group="system")
+    save_dir: str = _flag(
+        "the run folder; one that holds an earlier run is moved aside, unless this one goes on from there",
+        default="checkpoints",
+        group="system",
+        may_change=True,
+    )
     checkpointing_epochs: int = _flag(
-        "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0
+        "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0, may_change=True
     )
-    plot_epochs: int = _flag("epochs between plots; 0 for those at the end only", default=10, group="system", at_least=0)
+    checkpointing_steps: int | None = _flag(
+        "updates between checkpoints, beside those of the epochs; by default off",
+        default=None,
+        group="system",
+        at_least=1,
+        may_change=True,
+    )
+    checkpoints_total_limit: int | None = _flag(
+        "checkpoints to keep, the newest; by default all", default=None, group="system", at_least=1, may_change=True
+    )
+    resume_from_checkpoint: str | None = _flag(
+        "latest, or a checkpoint of --save_dir: go on from there as if the run had never stopped",
+        default=None,
+        group="system",
+        may_change=True,
+    )
+    plot_epochs: int = _flag(
+        "epochs between plots; 0 for those at the end only", default=10, group="system", at_least=0, may_change=True
+    )
     report_to: tuple[str, ...] = _flag(
-        "trackers, one or several", default=("wandb",), group="system", choices=("wandb", "tensorboard", "none")
+        "trackers, one or several",
+        default=("wandb",),
+        group="system",
+        choices=("wandb", "tensorboard", "none"),
+        may_change=True,
     )
-    wandb_project: str = _flag("name of the tracker's project", default="action-diffusion-test", group="system")
+    wandb_project: str = _flag(
+        "name of the tracker's project", default="action-diffusion-test", group="system", may_change=True
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "report_to", tuple(self.report_to))

@@ -7,6 +7,7 @@ Nothing in them is ever unpickled. `actions.py` says what the numbers mean.
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
-from action_ddim.errors import UserError
+from action_ddim.errors import RunError, UserError
 
 MAX_OPEN_FILES = 64  # each map holds a file descriptor; many systems allow a process 256
 VALIDATION_CHUNK = 1 << 18  # rows checked at once, 3 MB of float32
@@ -47,6 +48,7 @@ class ActionDataset(Dataset):
             )
         self.seq_len = self._resolve_seq_len(seq_len)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._sizes = [path.stat().st_size for path in self.paths]
         counts = [len(self._file(index)) for index in range(len(self.paths))]
         self._ends = np.cumsum(counts)  # of each file, in sequences
         if not len(self):
@@ -76,6 +78,7 @@ class ActionDataset(Dataset):
             self._maps[index] = map_actions(self.paths[index], self.seq_len)
             if len(self._maps) > MAX_OPEN_FILES:
                 self._maps.popitem(last=False)
+        check_not_shrunk(self.paths[index], self._sizes[index])
         return self._maps[index]
 
     def __getstate__(self):
@@ -123,6 +126,16 @@ class ActionDataset(Dataset):
                         row, fault = invalid
                         raise UserError(f"{path}, row {first + row}: {fault}; mend or remove the file")
                     bar.update(len(chunk))
+
+
+def check_not_shrunk(path: Path, size: int) -> None:
+    """Raise a RunError where a file has become smaller: reading its map would end the process with SIGBUS.
+
+    One that was removed lives on in its map.
+    """
+    with suppress(FileNotFoundError):
+        if path.stat().st_size < size:
+            raise RunError(f"{path} has shrunk while it was read; restore the file, and leave it alone during a run")
 
 
 def map_actions(path: Path, seq_len: int, remedy: str = "give its length as --seq_len") -> np.ndarray:

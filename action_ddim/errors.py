@@ -1,5 +1,7 @@
 """Errors whose message is one line for the person at the terminal; the doors print it instead of a traceback."""
 
+import os
+
 
 class UserError(ValueError):
     """A mistake in a flag, a file or the set-up, found before any work: what is wrong, and the remedy. Exit code 2."""
@@ -11,3 +13,16 @@ class RunError(RuntimeError):
     """A run that cannot go on, through no mistake that could be seen beforehand. Exit code 1."""
 
     exit_code = 1
+
+
+class RunStopped(Exception):  # noqa: N818  (it is no error)
+    """A run that was asked to stop, by a signal or its time limit, and is saved: where, and how it goes on."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_first_process() -> bool:
+    """Say whether this is the process that speaks for all, also before there is a process group."""
+    return os.environ.get("RANK", "0") == "0"

@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots, tracking
 from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
-from action_ddim.checkpoint import averaged_weights
 from action_ddim.config import TrainConfig
+from action_ddim.ema import averaged_weights
 from action_ddim.metrics import TARGETS, summarize
 from action_ddim.model_card import CARD_NAME, FIGURE_NAME, model_card
 from action_ddim.run import Run

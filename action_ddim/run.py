@@ -1,24 +1,27 @@
 """`Run`: what a training run is made of, checked, built and prepared; `training.py` lets it run."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import ProjectConfiguration, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 
-from action_ddim.checkpoint import RunFolder
 from action_ddim.config import TrainConfig
 from action_ddim.dataset import ActionDataset
 from action_ddim.denoiser import ActionTransformer1DModel
+from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
 from action_ddim.pipeline import ActionDDIMPipeline
+from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
+from action_ddim.tally import Tally
 
 ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 
@@ -33,12 +36,17 @@ class Run:
     val_data: ActionDataset
     loader: Any  # a DataLoader, as prepared
     denoiser: torch.nn.Module  # as prepared: wrapped where Accelerate wraps
-    optimizer: torch.optim.Optimizer
+    optimizer: AcceleratedOptimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: EMAModel
     pipeline: ActionDDIMPipeline  # of the bare denoiser
+    early_stopping: EarlyStopping
     updates_per_epoch: int
-    update: int = 0
+    identity: dict = field(default_factory=dict)  # what must be the same to resume
+    tally: Tally = field(default_factory=Tally)
+    epoch: int = 0  # epochs that are complete
+    batch: int = 0  # batches of the epoch after them that are behind
+    update: int = 0  # updates since the start
 
     @property
     def reconstruction(self) -> ReconstructionSettings:
@@ -131,8 +139,13 @@ def build(
         lr_scheduler=lr_scheduler,
         ema=ema,
         pipeline=pipeline,
+        early_stopping=early_stopping(config),
         updates_per_epoch=updates_per_epoch,
     )
+
+
+def early_stopping(config: TrainConfig) -> EarlyStopping:
+    return EarlyStopping(config.early_stopping_patience, config.early_stopping_metric, config.early_stopping_min_delta)
 
 
 def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:

@@ -41,29 +41,44 @@ def wandb_has_key() -> bool:
         return False
 
 
-def start_trackers(accelerator: "Accelerator", project: str, settings: dict, folder: str) -> None:
-    """Start the accelerator's trackers and give them the settings. MUST be called on every rank."""
+def start_trackers(
+    accelerator: "Accelerator", project: str, settings: dict, folder: str, *, step: int = 0, wandb_run: str | None = None
+) -> None:
+    """Start the accelerator's trackers and give them the settings. MUST be called on every rank.
+
+    A resumed run goes on after `step`, in the wandb run of that id.
+    """
     # tensorboard takes numbers, strings and booleans only.
     flat = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
+    # What tensorboard has of later steps is of no account: the run goes through them again.
+    kwargs: dict = {"tensorboard": {"purge_step": step + 1} if step else {}}
     start = functools.partial(accelerator.init_trackers, project, config=flat)
     if "wandb" not in map(str, accelerator.log_with):
-        return start()
+        return start(init_kwargs=kwargs)
     import wandb
 
     accelerator.log_with.sort(key=lambda name: str(name) != "wandb")  # first, since it alone may have to start again
     later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
     timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_TIMEOUT_S))
-    online = {"dir": folder, "settings": wandb.Settings(init_timeout=timeout)}
-    offline = {"dir": folder, "settings": wandb.Settings(silent=True), "mode": "offline"}
+    same_run = {"id": wandb_run, "resume": "allow"} if wandb_run else {}
+    online = {"dir": folder, "settings": wandb.Settings(init_timeout=timeout), **same_run}
+    offline = {"dir": folder, "settings": wandb.Settings(silent=True), "mode": "offline", **same_run}
     if "WANDB_MODE" not in os.environ and not wandb_has_key():
         accelerator.print(f"wandb has no key and records offline; {later}")
-        return start(init_kwargs={"wandb": offline})
+        return start(init_kwargs={**kwargs, "wandb": offline})
     try:
-        start(init_kwargs={"wandb": online})
+        start(init_kwargs={**kwargs, "wandb": online})
     except wandb.Error as error:
         accelerator.print(f"wandb cannot reach its server ({str(error).splitlines()[0]}) and records offline; {later}")
         accelerator.trackers.clear()
-        start(init_kwargs={"wandb": offline})
+        wandb.teardown()  # or the id of a resumed run is in use by the attempt that failed
+        start(init_kwargs={**kwargs, "wandb": offline})
+
+
+def wandb_run_id(accelerator: "Accelerator") -> str | None:
+    """Return the id of the wandb run, by which a resumed run goes on in it; None without wandb, and off the main process."""
+    runs = (getattr(tracker, "run", None) for tracker in accelerator.trackers if tracker.name == "wandb")
+    return next((run.id for run in runs if run is not None), None)
 
 
 def log_metrics(accelerator: "Accelerator", values: dict[str, float], step: int) -> None:

@@ -5,66 +5,77 @@ is a function of (seed, epoch), training noise of (seed, rank, batch); see `rand
 """
 
 import dataclasses
-import math
-import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import diffusers
 import torch
 from accelerate import __version__ as accelerate_version
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 import action_ddim
-from action_ddim import tracking
+from action_ddim import resume, tracking
 from action_ddim.actions import to_model_space
-from action_ddim.checkpoint import RunFolder, averaged_weights, ema_state_dict
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
-from action_ddim.errors import RunError
+from action_ddim.errors import RunError, RunStopped
+from action_ddim.interruption import Interruption
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.masks import draw_masks
-from action_ddim.monitoring import card_files, log_epoch, plot_epoch, show_targets, validate, validation_indices
+from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
+from action_ddim.resume import Origin
 from action_ddim.run import Run, build, check_device, make_accelerator, open_data
+from action_ddim.run_folder import RunFolder
+from action_ddim.saving import (
+    data_failures_rescued,
+    failures_explained,
+    last_checkpoint,
+    save,
+    save_pipeline,
+    stop,
+    write_failures_said,
+)
 
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
-MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
 
 
 def train(config: TrainConfig) -> dict[str, float]:
     """Train a model, leave it in the run folder, and return the metrics of the last epoch.
 
     Raises:
-        UserError: the data, the folder or the device is not as it should be; nothing was trained or written.
-        RunError: the run cannot go on: out of memory, or the loss is not finite.
+        UserError: the data, the folder, the device or the checkpoint is not as it should be; nothing was trained or written.
+        RunError: the run cannot go on: out of memory or disk, data that is gone, a loss that stays not finite.
+        RunStopped: SIGTERM or SIGINT arrived; the run is saved.
     """
     folder = RunFolder(config.save_dir)
     check_device(config)
     tracking.check_trackers(config.report_to)
-    folder.check()
+    folder.check(in_place=config.resume_from_checkpoint is not None)
     train_data, val_data = open_data(config)
-    accelerator = make_accelerator(config)
-    with failures_explained(folder):
+    with folder.locked(), Interruption(config.max_train_time) as interruption, failures_explained(folder):
+        accelerator = make_accelerator(config)
+        identity = resume.identity(config, accelerator, train_data.seq_len)
+        origin = resume.find_origin(config, identity, accelerator.print)
+        if origin and origin.is_finished(config):
+            accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")
+            folder.rows = origin.rows
+            return folder.last_metrics()
         run = build(config, accelerator, folder, train_data, val_data)
-        start(run, len(train_data))
-        for epoch in range(1, config.num_epochs + 1):
-            last = epoch == config.num_epochs
-            metrics = train_epoch(run, epoch)
-            metrics |= validate(run, validation_indices(config, len(val_data), everything=last))
-            log_epoch(run, epoch, metrics)
-            if last or is_due(epoch, config.plot_epochs):
-                plot_epoch(run, epoch, last)
-            if last or is_due(epoch, config.checkpointing_epochs):
-                save(run, epoch)
-        show_targets(run, metrics)
-        finish(run)
-    return metrics
+        run.identity = identity
+        start(run, len(train_data), origin)
+        try:
+            return train_epochs(run, interruption)
+        except RunStopped as stopped:
+            if stopped.exit_code:
+                raise
+            accelerator.print(stopped)
+            return folder.last_metrics()
 
 
-def start(run: Run, num_train_sequences: int) -> None:
-    """Make the run folder, start the trackers, and say what will be trained."""
+def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
+    """Make the run folder or go on in it, start the trackers, and say what will be trained."""
     config, accelerator = run.config, run.accelerator
     facts = {
         "peak_lr": config.peak_lr,
@@ -80,15 +91,18 @@ def start(run: Run, num_train_sequences: int) -> None:
     }
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate_version}
     settings = dataclasses.asdict(config)
+    if origin:
+        resume.restore(run, origin)
     if accelerator.is_main_process:
-        moved = run.folder.create()
-        if moved:
-            print(f"{run.folder.path} held an earlier run, which is now {moved}")
+        prepare_folder(run.folder, config, origin)
         run.folder.write_config(
             {"action_ddim": action_ddim.__version__, "settings": settings, "run": facts, "versions": versions}
         )
     accelerator.wait_for_everyone()
-    tracking.start_trackers(accelerator, config.wandb_project, settings | facts, str(run.folder.path))
+    wandb_run = origin.wandb_run if origin else None
+    tracking.start_trackers(
+        accelerator, config.wandb_project, settings | facts, str(run.folder.path), step=run.update, wandb_run=wandb_run
+    )
     accelerator.print(
         f"{num_train_sequences} training and {len(run.val_data)} validation sequences of {run.val_data.seq_len} steps;"
         f" {facts['num_parameters']:,} parameters on {accelerator.device}"
@@ -100,35 +114,121 @@ def start(run: Run, num_train_sequences: int) -> None:
     )
 
 
-def train_epoch(run: Run, epoch: int) -> dict[str, float]:
-    """Pass through the training data once."""
-    config, accelerator = run.config, run.accelerator
+def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None) -> None:
+    """Make room for a run from the start, or go back to where one goes on from; say what was moved."""
+    if origin is None:
+        moved = folder.begin(in_place=config.resume_from_checkpoint is not None)
+        if moved:
+            print(f"{folder.path} held an earlier run, which is now {moved}")
+        return
+    for aside in folder.continue_from(origin.path):
+        print(f"a later checkpoint is set aside as {aside}")
+    print(f"the run goes on from {origin.path}")
+
+
+def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
+    """Train, measure, log and save, epoch by epoch, until the last one or until nothing improves any more."""
+    config, metrics = run.config, {}
+    for epoch in range(run.epoch + 1, config.num_epochs + 1):
+        metrics = train_epoch(run, epoch, interruption)
+        with data_failures_rescued(run):
+            last = measure(run, epoch, metrics)
+        log_epoch(run, epoch, metrics)
+        if last or is_due(epoch, config.plot_epochs):
+            with write_failures_said(f"the plots of epoch {epoch}"):
+                plot_epoch(run, epoch, last)
+        run.epoch, run.batch = epoch, 0
+        run.tally.clear()
+        if last or is_due(epoch, config.checkpointing_epochs) or is_due(run.update, config.checkpointing_steps or 0):
+            saved = save(run)
+        if last:
+            show_targets(run, metrics)
+            finish(run, saved)
+            break
+    return metrics
+
+
+def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
+    """Pass through the training data once, from the batch on that the run is at."""
+    config, accelerator, tally = run.config, run.accelerator, run.tally
     run.denoiser.train()
-    run.loader.set_epoch(epoch)
-    losses, grad_norms, num_sequences, started = [], [], 0, time.perf_counter()
-    description, silent = f"epoch {epoch}/{config.num_epochs}", not accelerator.is_main_process
-    bar = tqdm(total=run.updates_per_epoch, desc=description, leave=False, disable=silent)
-    for index, actions in enumerate(run.loader):
-        # Batches are counted from the run's start, so that each has noise of its own.
-        loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + index)
-        losses.append(loss)
-        num_sequences += len(actions)
-        if grad_norm is not None:
-            grad_norms.append(grad_norm)
-            bar.update()
-            if run.update % REFRESH_UPDATES == 0:
-                lr = run.lr_scheduler.get_last_lr()[0]
-                bar.set_postfix(loss=f"{finite_mean(run, losses[-REFRESH_UPDATES:]):.4f}", lr=f"{lr:.2e}")
-    bar.close()
-    mean_loss = torch.tensor([finite_mean(run, losses)], device=accelerator.device)
+    num_sequences, started = 0, time.perf_counter()
+    bar = tqdm(
+        total=run.updates_per_epoch,
+        initial=len(tally.grad_norms),
+        desc=f"epoch {epoch}/{config.num_epochs}",
+        leave=False,
+        disable=not accelerator.is_main_process,
+    )
+    with bar:
+        for actions in batches(run, epoch):
+            # Batches are counted from the run's start, so that each has noise of its own.
+            loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + run.batch)
+            run.batch += 1
+            tally.losses.append(loss)
+            num_sequences += len(actions)
+            if grad_norm is not None:
+                tally.grad_norms.append(grad_norm)
+                bar.update()
+                if run.update % REFRESH_UPDATES == 0:
+                    lr = run.lr_scheduler.get_last_lr()[0]
+                    bar.set_postfix(loss=f"{tally.mean_loss(last=REFRESH_UPDATES):.4f}", lr=f"{lr:.2e}")
+                after_update(run, interruption)
+    end_if_bad(run)
+    mean_loss = torch.tensor([tally.mean_loss()], dtype=torch.float64, device=accelerator.device)
+    if tally.skipped:
+        accelerator.print(f"{tally.skipped} updates of epoch {epoch} were skipped: loss or gradient was not finite")
     seconds = time.perf_counter() - started
     return {
         "train/loss": accelerator.gather(mean_loss).mean().item(),
         "train/lr": run.lr_scheduler.get_last_lr()[0],
-        "train/grad_norm": torch.stack(grad_norms).mean().item(),
+        "train/grad_norm": tally.mean_grad_norm(),
+        "train/skipped_updates": tally.skipped,
         "train/sequences_per_second": num_sequences * accelerator.num_processes / seconds,
         "train/seconds": seconds,
     }
+
+
+def batches(run: Run, epoch: int) -> Iterator[torch.Tensor]:
+    """Yield the epoch's batches `(B, L, 3)` from the one on that the run is at."""
+    run.loader.set_epoch(epoch)
+    loader = run.accelerator.skip_first_batches(run.loader, run.batch) if run.batch else run.loader
+    # A loader draws from the global generator when it begins; dropout draws from it too, and must not depend on how
+    # often an epoch was begun.
+    with torch.random.fork_rng(devices=[]):
+        iterator = iter(loader)
+    while True:
+        with data_failures_rescued(run), torch.random.fork_rng(devices=[]):
+            actions = next(iterator, None)
+        if actions is None:
+            return
+        yield actions
+
+
+def after_update(run: Run, interruption: Interruption) -> None:
+    """Look at the state of things, and save or stop where that is due."""
+    config, accelerator = run.config, run.accelerator
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu or run.update % REFRESH_UPDATES == 0:  # looking waits for a GPU
+        end_if_bad(run)
+    if on_cpu or accelerator.num_processes == 1 or run.update % REFRESH_UPDATES == 0:
+        reason = interruption.reason(accelerator)
+        if reason:
+            stop(run, reason)
+    # After the last batch, the end of the epoch sees to it.
+    if is_due(run.update, config.checkpointing_steps or 0) and run.batch < len(run.loader):
+        save(run)
+
+
+def end_if_bad(run: Run) -> None:
+    """End the run after too many skipped updates in a row, or an epoch of nothing else."""
+    tally = run.tally
+    tally.look()
+    if tally.longest_row >= run.config.max_bad_steps or tally.skipped == run.updates_per_epoch:
+        raise RunError(
+            f"the loss or its gradient was not finite in {tally.longest_row} updates in a row, up to update {run.update},"
+            f" which were skipped; {NAN_ADVICE}; {last_checkpoint(run.folder)}"
+        )
 
 
 def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -139,12 +239,18 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
     accelerator, grad_norm = run.accelerator, None
     with accelerator.accumulate(run.denoiser):
         loss = batch_loss(run, actions, batch)
-        accelerator.backward(loss)
+        # A loss that is not finite makes the gradient so, and with it that of every process: all skip the update.
+        accelerator.backward(loss * torch.where(loss.isfinite(), 1.0, torch.nan))
         if accelerator.sync_gradients:
             grad_norm = accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
+            if isinstance(grad_norm, DTensor):  # under FSDP, each rank has its share
+                grad_norm = grad_norm.full_tensor()
+            # Fused AdamW leaves weights and moments as they are where this is 1, as for torch's GradScaler; no one waits.
+            run.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
         run.optimizer.step()
         run.optimizer.zero_grad()
         if accelerator.sync_gradients:
+            # Also after a skipped update, so that both are functions of the number of updates.
             run.lr_scheduler.step()
             run.ema.step(run.pipeline.denoiser.parameters())
             run.update += 1
@@ -167,50 +273,45 @@ def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     return loss.mean()
 
 
-def finite_mean(run: Run, losses: list[torch.Tensor]) -> float:
-    """Return the mean loss; end the run where it is not finite, since the weights are then lost."""
-    mean = torch.stack(losses).mean().item()
-    if not math.isfinite(mean):
-        checkpoint = run.folder.last_checkpoint
-        good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
-        raise RunError(f"the loss is {mean} after {run.update} updates; {NAN_ADVICE}; {good}")
-    return mean
-
-
 def is_due(epoch: int, every: int) -> bool:
     """Say whether something done every so many epochs, 0 for never, is due after this one."""
     return every > 0 and epoch % every == 0
 
 
-def save(run: Run, epoch: int) -> None:
-    """Write a checkpoint, and `pipeline/` anew."""
-    ema_state = ema_state_dict(run.ema, run.pipeline.denoiser)
-    run.folder.save_checkpoint(run.accelerator, ema_state, epoch=epoch, update=run.update)
-    if run.accelerator.is_main_process:
-        with averaged_weights(run.ema, run.pipeline.denoiser):
-            run.folder.save_pipeline(run.pipeline, card_files(run))
-    run.accelerator.wait_for_everyone()
+def measure(run: Run, epoch: int, metrics: dict[str, float]) -> bool:
+    """Add the epoch's validation to its metrics; say whether it is the run's last.
+
+    Early stopping compares the same sequences in every epoch; the metrics of the last epoch are those of all.
+    """
+    config, stopping = run.config, run.early_stopping
+    last = epoch == config.num_epochs
+    if stopping.on or not last:
+        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=False))
+    if stopping.on:
+        if stopping.improves(epoch, metrics[stopping.metric]):
+            save_pipeline(run, run.folder.best_pipeline)
+        if stopping.exhausted(epoch):
+            run.accelerator.print(
+                f"{stopping.metric} has not improved for {stopping.patience} epochs; the best was {stopping.best:g}"
+                f" after epoch {stopping.best_epoch}: {run.folder.best_pipeline}"
+            )
+            last = True
+    if last:
+        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=True))
+    return last
 
 
-def finish(run: Run) -> None:
+def finish(run: Run, saved: bool) -> None:
     """Close the trackers, and say where everything lies."""
     tracking.finish_trackers(run.accelerator)
     run.accelerator.end_training()
     folder = run.folder
+    if not saved:
+        raise RunError(
+            f"the end of the run could not be saved; {last_checkpoint(folder)};"
+            f" make room, and --resume_from_checkpoint {resume.LATEST} goes on from there"
+        )
     run.accelerator.print(
         f"model: {folder.pipeline}   metrics: {folder.path / 'metrics.csv'}   plots: {folder.plots}"
         f"   checkpoint: {folder.last_checkpoint}"
     )
-
-
-@contextmanager
-def failures_explained(folder: RunFolder) -> Iterator[None]:
-    """Turn running out of memory into a RunError that names the flags that help."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
-            raise
-        kept = f"; the last checkpoint is {folder.last_checkpoint}" if folder.last_checkpoint else ""
-        raise RunError(f"out of memory; {MEMORY_ADVICE}{kept}") from error

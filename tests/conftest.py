@@ -1,17 +1,24 @@
 """Small data sets, small runs, and the real recordings where they lie at hand."""
 
+import csv
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
+from action_ddim.config import parse_train_config
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training import train
 
 ROOT = Path(__file__).parents[1]
+TRAINER = ROOT / "train_diffusion_ddim.py"
 REAL = ROOT.parent / "shared" / "real"
 SEQ_LEN = 20
 
@@ -66,18 +73,106 @@ def flags(data, tmp_path):
     return make
 
 
+def reset_accelerator() -> None:
+    """Accelerate keeps one state a process; each run of a test needs its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def fresh_accelerator():
+    reset_accelerator()
+    yield
+    reset_accelerator()
+
+
+@pytest.fixture
+def run(flags, tmp_path, fresh_accelerator):
+    """Train with the flags of a small run, changed; return the run folder."""
+
+    def train_with(save_dir="run", **changes) -> Path:
+        reset_accelerator()
+        train(parse_train_config(flags(save_dir=tmp_path / save_dir, **changes)))
+        return tmp_path / save_dir
+
+    return train_with
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of metrics.csv."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(folder: Path) -> list[dict[str, str]]:
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of a process of its own: without a key, and with a home of its own, wandb knows nobody."""
+    unset = ("WANDB_API_KEY", "WANDB_MODE", "RANK", "WORLD_SIZE", "LOCAL_RANK")
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    return {**inherited, "PYTHONPATH": str(ROOT), "HOME": str(home), "OMP_NUM_THREADS": "1"}
+
+
+class Process(subprocess.Popen):
+    """A Python process that is at work while a test looks on; everything it says goes to one file."""
+
+    def __init__(self, home: Path, *arguments):
+        self._log = tempfile.NamedTemporaryFile("w+", dir=home, prefix="log_")  # noqa: SIM115  (closed with the process)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": subprocess.STDOUT}
+        super().__init__([sys.executable, *map(str, arguments)], cwd=home, env=environment(home), **streams)
+
+    def output(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start Python in a process of its own: `start("-c", "...")` returns the `Process`; one that is left over is killed."""
+    processes = []
+
+    def start_process(*arguments) -> Process:
+        processes.append(Process(tmp_path, *arguments))
+        return processes[-1]
+
+    yield start_process
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def launch(start, tmp_path):
+    """Start the trainer on two CPU processes as `accelerate launch` does: `launch(*flags)` returns the `Process`."""
+
+    def launch_trainer(*flags, script: Path = TRAINER) -> Process:
+        config = tmp_path / "two_processes.yaml"
+        config.write_text("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_processes: 2\nnum_machines: 1\n")
+        return start("-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", 0, script, *flags)
+
+    return launch_trainer
+
+
+def wait_for(condition, process: Process, seconds: float = 300) -> None:
+    """Wait until something is so while a process is at work; fail with what it said where it ends first."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.output()
+        assert time.monotonic() < until, process.output()
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def python(tmp_path):
     """Run Python in a process of its own, outside the checkout: `python("-c", "...")` returns the completed process."""
 
-    def run(*arguments, cwd: Path = tmp_path, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
-        # Without a key, and with a home of its own, wandb knows nobody.
-        unset = ("WANDB_API_KEY", "WANDB_MODE", "RANK", "WORLD_SIZE", "LOCAL_RANK")
-        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+    def run(*arguments, cwd: Path = tmp_path, timeout: float = 300, **changes) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=cwd,
-            env={**inherited, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment},
+            env={**environment(tmp_path), **changes},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -9,13 +9,16 @@ import pytest
 from .conftest import ROOT
 
 FLOORS = [
-    {"errors"},
-    {"actions", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness"},
-    {"metrics", "realism"},
-    {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking"},
-    {"evaluation", "model_card"},
+    {"errors", "durable", "early_stopping", "ema", "tally"},
+    {"actions"},
+    {"filling", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness", "masks"},
+    {"guidance", "export", "metrics", "realism"},
+    {"inversion"},
+    {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking", "interruption"},
+    {"evaluation", "model_card", "run_folder"},
     {"run", "assessment"},
-    {"monitoring", "report"},
+    {"monitoring", "report", "resume"},
+    {"saving"},
     {"training", "model_cli"},
     {"cli"},
     {"__main__"},
@@ -52,7 +55,8 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("accelerate", {"run", "monitoring", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        # interruption and tracking name a type of it only.
+        ("accelerate", {"run", "monitoring", "training", "checkpoint", "resume", "interruption", "tracking"}),
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots", "assessment", "model_cli"}),  # which but for plots name a type of it only
         ("sklearn", {"realism"}),

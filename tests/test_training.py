@@ -1,18 +1,15 @@
 """Whole runs of a second each, in this process; real processes are in test_processes.py."""
 
-import csv
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.checkpoint import RunFolder
 from action_ddim.config import parse_train_config
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
@@ -21,40 +18,18 @@ from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator, open_data
-from action_ddim.training import is_due, train
+from action_ddim.run_folder import RunFolder
+from action_ddim.training import is_due
 
+from .conftest import rows, timeless
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each run here gets its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
-@pytest.fixture
-def run(flags, tmp_path):
-    """Train with the flags of a small run, changed; return the run folder."""
-
-    def train_with(save_dir="run", **changes):
-        train(parse_train_config(flags(save_dir=tmp_path / save_dir, **changes)))
-        return tmp_path / save_dir
-
-    return train_with
-
-
-def rows(folder) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def timeless(folder) -> list[dict[str, str]]:
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 def test_run_folder_holds_what_is_promised(run):
     folder = run(num_epochs=3, checkpointing_epochs=2, plot_epochs=2)
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "checkpoint-000006",
         "checkpoint-000009",
         "config.json",
@@ -78,9 +53,13 @@ def test_run_folder_holds_what_is_promised(run):
         "optimizer.bin",
         "scheduler.bin",
         "random_states_0.pkl",
+        "epoch.safetensors",
+        "metrics.csv",
         "progress.json",
+        "manifest.json",
     }
-    assert json.loads((folder / "checkpoint-000009" / "progress.json").read_text()) == {"epoch": 3, "update": 9}
+    progress = json.loads((folder / "checkpoint-000009" / "progress.json").read_text())
+    assert (progress["epoch"], progress["batch"], progress["update"]) == (3, 0, 9)
 
 
 def test_config_records_every_setting(run, flags):

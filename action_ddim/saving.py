@@ -1,0 +1,134 @@
+"""How a run is saved while it is under way, and how it ends where it cannot go on: always in one line, with what is kept."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from action_ddim import tracking
+from action_ddim.checkpoint import WriteError, checkpoints_to_delete, list_checkpoints, on_main, write_checkpoint
+from action_ddim.ema import averaged_weights, ema_state_dict
+from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
+from action_ddim.interruption import REASONS, exit_code
+from action_ddim.monitoring import card_files
+from action_ddim.run import Run
+from action_ddim.run_folder import RunFolder
+
+MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
+RESUME_ADVICE = "--resume_from_checkpoint latest goes on from there"
+
+
+def save(run: Run) -> bool:
+    """Write `pipeline/` anew, then a checkpoint; say where that fails, and return whether it did not."""
+    # A checkpoint comes last: what was done before it is not done again.
+    saved = save_pipeline(run, run.folder.pipeline)
+    with write_failures_said(f"a checkpoint after update {run.update}"):
+        save_checkpoint(run)
+        return saved
+    return False
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write `checkpoint-<update>`, then remove those beyond the limit. MUST be called on every rank.
+
+    Raises:
+        WriteError: it cannot be written; the checkpoints before it are as they were.
+    """
+    accelerator, folder = run.accelerator, run.folder
+    run.tally.look()
+    progress = {
+        "epoch": run.epoch,
+        "batch": run.batch,
+        "update": run.update,
+        "num_epochs": run.config.num_epochs,
+        "skipped_in_a_row": run.tally.skipped_in_a_row,
+        "early_stopping": run.early_stopping.state(),
+        "wandb_run": tracking.wandb_run_id(accelerator),
+        "identity": run.identity,
+    }
+    tensors = {
+        "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
+        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes),
+    }
+    texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
+    final = folder.checkpoint(run.update)
+    write_checkpoint(accelerator, final, tensors, texts)
+    folder.last_checkpoint = final
+    limit = run.config.checkpoints_total_limit
+    on_main(accelerator, lambda: folder.delete(checkpoints_to_delete(list_checkpoints(folder.path), limit)))
+
+
+def save_pipeline(run: Run, final: Path) -> bool:
+    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not."""
+
+    def write() -> None:
+        with averaged_weights(run.ema, run.pipeline.denoiser):
+            run.folder.save_pipeline(run.pipeline, final, card_files(run))
+
+    with write_failures_said(str(final)):
+        on_main(run.accelerator, write)
+        return True
+    return False
+
+
+def stop(run: Run, reason: int) -> NoReturn:
+    """Save the run and end it."""
+    saved = save(run)
+    tracking.finish_trackers(run.accelerator)
+    run.accelerator.end_training()
+    where = f"after update {run.update} ({REASONS[reason]})"
+    if not saved:
+        raise RunStopped(f"the run stops {where} and could not be saved; {last_checkpoint(run.folder)}", exit_code(reason))
+    raise RunStopped(
+        f"the run stops {where}; {last_checkpoint(run.folder)}, {RESUME_ADVICE}",
+        exit_code(reason),
+    )
+
+
+def last_checkpoint(folder: RunFolder) -> str:
+    """Say which checkpoint there is to go back to."""
+    return f"the last good checkpoint is {folder.last_checkpoint}" if folder.last_checkpoint else "there is no checkpoint yet"
+
+
+@contextmanager
+def write_failures_said(what: str) -> Iterator[None]:
+    """Say in a line what could not be written, and go on: the run is worth more than one file of it."""
+    try:
+        yield
+    except (WriteError, OSError) as error:
+        if is_first_process():
+            print(f"{what} could not be written ({error}); is the disk full? The run goes on", file=sys.stderr)
+
+
+@contextmanager
+def data_failures_rescued(run: Run) -> Iterator[None]:
+    """Save the run where its data can no longer be read, and end it in one line that says so."""
+    try:
+        yield
+    except (UserError, RunError, OSError) as error:
+        # Of several processes the others are waiting in another place.
+        if run.accelerator.num_processes == 1 and is_at_update(run):
+            save(run)
+        raise RunError(f"{error}; {last_checkpoint(run.folder)}") from error
+
+
+@contextmanager
+def failures_explained(folder: RunFolder) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names the flags that help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
+            raise
+        raise RunError(f"out of memory; {MEMORY_ADVICE}; {last_checkpoint(folder)}") from error
+
+
+def is_at_update(run: Run) -> bool:
+    """Say whether no batch waits for its update, so that the run can be saved."""
+    return run.batch % run.config.gradient_accumulation_steps == 0 or run.batch == len(run.loader)
