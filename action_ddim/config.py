@@ -118,6 +118,17 @@ class TrainConfig:
     device: str = _flag(
         "auto takes a CUDA GPU where there is one", default="auto", group="system", choices=("auto", "cpu", "cuda")
     )
+    compile: bool = _flag(
+        "compile the training step with torch.compile: a minute at the start, faster steps after it",
+        default=False,
+        group="system",
+    )
+    data_memory_gb: float = _flag(
+        "data of at most this size (GB, each process) is loaded into memory, on a GPU into its own; more stays on disk",
+        default=4.0,
+        group="system",
+        at_least=0,
+    )
     save_dir: str = _flag("the run folder; one that holds an earlier run is moved aside", default="checkpoints", group="system")
     checkpointing_epochs: int = _flag(
         "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0
@@ -220,6 +231,9 @@ def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> No
     help_text = item.metadata["help"]
     if not required and default is not None:
         help_text += f" (default: {' '.join(default) if several else default})"
+    if kind is bool:
+        group.add_argument(f"--{item.name}", action="store_true", default=argparse.SUPPRESS, help=help_text)
+        return
     group.add_argument(
         f"--{item.name}",
         type=str if several else kind,

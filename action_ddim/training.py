@@ -22,10 +22,11 @@ from action_ddim.actions import to_model_space
 from action_ddim.checkpoint import RunFolder, averaged_weights, ema_state_dict
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError
+from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.monitoring import log_epoch, plot_epoch, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.run import Run, build, check_device, make_accelerator, open_data
+from action_ddim.run import Run, build, check_device, make_accelerator
 
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
@@ -88,7 +89,8 @@ def start(run: Run, num_train_sequences: int) -> None:
     accelerator.wait_for_everyone()
     tracking.start_trackers(accelerator, config.wandb_project, settings | facts, str(run.folder.path))
     accelerator.print(
-        f"{num_train_sequences} training and {len(run.val_data)} validation sequences of {run.val_data.seq_len} steps;"
+        f"{num_train_sequences} training ({run.data_place}) and {len(run.val_data)} validation sequences of"
+        f" {run.val_data.seq_len} steps;"
         f" {facts['num_parameters']:,} parameters on {accelerator.device}"
     )
     accelerator.print(

@@ -11,8 +11,9 @@ from .conftest import ROOT
 FLOORS = [
     {"errors"},
     {"actions", "gestures", "denoiser", "scheduler", "loss", "plots", "metrics", "config", "randomness"},
-    {"dataset", "pipeline", "checkpoint", "tracking"},
-    {"evaluation"},
+    {"action_file", "check_record", "sampler", "pipeline", "checkpoint", "tracking"},
+    {"dataset", "evaluation"},
+    {"loading"},
     {"run"},
     {"monitoring"},
     {"training"},
@@ -51,7 +52,10 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        ("accelerate", {"run", "monitoring", "training", "checkpoint", "tracking"}),  # tracking names a type of it only
+        (
+            "accelerate",
+            {"loading", "run", "monitoring", "training", "checkpoint", "tracking"},
+        ),  # tracking names a type of it only
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots"}),
     ],

@@ -17,9 +17,10 @@ from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.loading import open_data
 from action_ddim.metrics import reconstruction_metrics
 from action_ddim.monitoring import validation_indices
-from action_ddim.run import build, make_accelerator, open_data
+from action_ddim.run import build, make_accelerator
 from action_ddim.training import is_due, train
 
 
