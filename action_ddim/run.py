@@ -1,5 +1,6 @@
 """`Run`: what a training run is made of, checked, built and prepared; `training.py` lets it run."""
 
+import copy
 import math
 import os
 import shutil
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import DistributedType, parse_flag_from_env, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
@@ -39,9 +40,19 @@ class Run:
     optimizer: torch.optim.Optimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: EMAModel
-    pipeline: ActionDDIMPipeline  # of the bare denoiser
+    pipeline: ActionDDIMPipeline  # of the bare denoiser: the trained one, or under FSDP a whole copy of it
     updates_per_epoch: int
     update: int = 0
+
+    def average(self) -> None:
+        """Take the weights into their moving average. MUST be called on every rank.
+
+        FSDP leaves each rank a share of them: the pipeline's copy is brought up to date first.
+        """
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            for whole, shard in zip(self.pipeline.denoiser.parameters(), self.denoiser.parameters(), strict=True):
+                whole.data.copy_(shard.detach().full_tensor())
+        self.ema.step(self.pipeline.denoiser.parameters())
 
     @property
     def reconstruction(self) -> ReconstructionSettings:
@@ -117,7 +128,9 @@ def build(
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
     )
-    pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    whole = copy.deepcopy(denoiser).to(accelerator.device) if sharded else denoiser
+    pipeline = ActionDDIMPipeline(whole, noise_scheduler(config))
     pipeline.set_progress_bar_config(disable=True)
     # The loader first, because its length on this rank sets the learning-rate schedule.
     loader = accelerator.prepare(make_loader(train_data, config, accelerator.device))
@@ -129,7 +142,7 @@ def build(
         # Around what Accelerate prepared, which checkpoints hold: their names do not change. Shapes are fixed but for the
         # last batch's.
         prepared = torch.compile(prepared, dynamic=False)
-    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
+    ema = EMAModel(whole.parameters(), decay=config.ema_decay, foreach=True)
     return Run(
         config=config,
         accelerator=accelerator,

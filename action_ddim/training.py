@@ -144,7 +144,7 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
         run.optimizer.zero_grad()
         if accelerator.sync_gradients:
             run.lr_scheduler.step()
-            run.ema.step(run.pipeline.denoiser.parameters())
+            run.average()
             run.update += 1
     return loss.detach(), grad_norm
 
