@@ -30,7 +30,7 @@ from action_ddim.run import Run, build, check_device, make_accelerator
 
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
-MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
+MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4), --d_model (64, 32) or --data_memory_gb, or use --device cpu"
 
 
 def train(config: TrainConfig) -> dict[str, float]:
