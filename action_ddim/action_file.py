@@ -58,7 +58,7 @@ class ActionFile:
         return channels.T.reshape(shape)
 
     def _fill(self, values: np.ndarray, file: FileIO, offset: int) -> None:
-        buffer = memoryview(values.reshape(-1).view(np.uint8))
+        buffer = values.reshape(-1).view(np.uint8).data
         while buffer:
             try:
                 # By offset, so that processes which inherit the open file do not move it under one another.

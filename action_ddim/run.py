@@ -50,7 +50,8 @@ class Run:
         FSDP leaves each rank a share of them: the pipeline's copy is brought up to date first.
         """
         if self.accelerator.distributed_type == DistributedType.FSDP:
-            for whole, shard in zip(self.pipeline.denoiser.parameters(), self.denoiser.parameters(), strict=True):
+            shards: Any = self.denoiser.parameters()  # DTensors
+            for whole, shard in zip(self.pipeline.denoiser.parameters(), shards, strict=True):
                 whole.data.copy_(shard.detach().full_tensor())
         self.ema.step(self.pipeline.denoiser.parameters())
 
