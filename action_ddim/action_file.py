@@ -40,25 +40,36 @@ class ActionFile:
         except OSError as error:
             raise self._lost(error.strerror) from error
 
+    def announce(self, file: FileIO, first: int, count: int) -> None:
+        """Tell the system which sequences `read` will ask for, so that a disk fetches those of a whole batch at once."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            for offset, size in self._spans(first, count):
+                os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+
     def read(self, file: FileIO, first: int, count: int) -> np.ndarray:
         """Return sequences `(count, L, 3)` in the file's own type.
 
         Raises:
             RunError: the file is shorter than it was when the data set was opened, or the disk cannot read it.
         """
-        shape = (count, self.seq_len, NUM_CHANNELS)
+        spans = self._spans(first, count)
+        values = np.empty((len(spans), spans[0][1] // self.dtype.itemsize), self.dtype)
+        for part, (offset, _) in zip(values, spans, strict=True):
+            self._fill(part, file, offset)
+        if self.by_channel:
+            values = values.T
+        return values.reshape(count, self.seq_len, NUM_CHANNELS)
+
+    def _spans(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Return where the sequences lie, as (offset, size) in bytes: one span, or one a channel."""
         row = self.seq_len * self.dtype.itemsize  # bytes of one channel of one sequence
         if not self.by_channel:
-            values = np.empty(shape, self.dtype)
-            self._fill(values, file, self.offset + first * NUM_CHANNELS * row)
-            return values
-        channels = np.empty((NUM_CHANNELS, count * self.seq_len), self.dtype)
-        for channel, values in enumerate(channels):
-            self._fill(values, file, self.offset + (channel * self.num_sequences + first) * row)
-        return channels.T.reshape(shape)
+            return [(self.offset + first * NUM_CHANNELS * row, count * NUM_CHANNELS * row)]
+        starts = range(first, NUM_CHANNELS * self.num_sequences, self.num_sequences)
+        return [(self.offset + start * row, count * row) for start in starts]
 
     def _fill(self, values: np.ndarray, file: FileIO, offset: int) -> None:
-        buffer = values.reshape(-1).view(np.uint8).data
+        buffer = values.view(np.uint8).data
         while buffer:
             try:
                 # By offset, so that processes which inherit the open file do not move it under one another.

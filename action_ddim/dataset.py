@@ -112,19 +112,26 @@ class ActionDataset(Dataset):
         batch = np.empty((len(index), self.seq_len, NUM_CHANNELS), dtype=np.float32)
         file_of = np.searchsorted(self._ends, index, side="right")
         places = index - self._starts[file_of]
-        for row, (file, place) in enumerate(zip(file_of.tolist(), places.tolist(), strict=True)):
-            batch[row] = self._read(file, place, 1)
+        rows = list(zip(file_of.tolist(), places.tolist(), strict=True))
+        for number, place in rows:
+            self.files[number].announce(self._opened(number), place, 1)
+        for row, (number, place) in enumerate(rows):
+            batch[row] = self._read(number, place, 1)
         return torch.from_numpy(batch)
 
-    def _read(self, number: int, first: int, count: int) -> np.ndarray:
-        """Return sequences of a file in its own type, `(count, L, 3)`; the files read last stay open."""
+    def _opened(self, number: int) -> FileIO:
+        """Return a file, open; those that were used last stay so."""
         if number in self._open:
             self._open.move_to_end(number)
         else:
             self._open[number] = self.files[number].open()
             if len(self._open) > MAX_OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-        return self.files[number].read(self._open[number], first, count)
+        return self._open[number]
+
+    def _read(self, number: int, first: int, count: int) -> np.ndarray:
+        """Return sequences of a file in its own type, `(count, L, 3)`."""
+        return self.files[number].read(self._opened(number), first, count)
 
     def _chunks(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the sequences of a file in pieces, each with the place of its first."""

@@ -1,7 +1,7 @@
 """Measure how training speed grows with the size of the batch, the model and the actions, and with processes.
 
     python benchmarks/scaling.py            # the tables, and scaling.png
-    python benchmarks/scaling.py --quick    # two values of each size and three steps of each, to see that it works
+    python benchmarks/scaling.py --quick    # two values of each size, one round of three steps, to see that it works
 
 A row is this trainer's whole step, from fetching the batch to the optimizer, at the documented full-training flags but for
 one size. The exponent of a size is the slope of log time over log size, once over all of its values and once over the
@@ -10,7 +10,8 @@ quadratic in tokens, the layer's product is measured by itself too. Two processe
 the whole batch or with half of it; what they spend in communication is the time that a step is longer than one whose
 gradients are not summed.
 
-Every measurement runs in a process of its own, on the CPU or the first GPU; several processes always run on the CPU.
+Everything is measured in several rounds, in turn and in processes of their own, and the fastest round's median step is shown:
+what else the machine does can only add. Sizes run on the CPU or the first GPU, several processes always on the CPU.
 """
 
 import argparse
@@ -44,6 +45,8 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 # Corners that would take seconds a step are measured on smaller batches; sequences/s are per sequence all the same.
 SMALLER_BATCH = {("length", 4000): 16, ("length", 2000): 32, ("d_model", 512): 16, ("d_model", 256): 32, ("patch_size", 1): 32}
+ATTENTION_BATCH = 4
+PROCESSES = ((1, 0, 64), (1, 1, 64), (2, 1, 64), (2, 1, 32))  # how many, threads of each (0: all), batch of each
 ACCELERATE_CONFIG = Path(__file__).parents[1] / "accelerate_configs" / "multi_cpu.yaml"
 
 
@@ -67,7 +70,7 @@ def settings_of(size: str, value: int) -> dict[str, int]:
     return settings | ({size: value} if size in BASE else {})
 
 
-def prepare_training(args: argparse.Namespace, folder: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def prepare_training(settings: dict[str, int], folder: str, device: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Build a run; return a step of it, and one whose gradients are not summed over the processes."""
     from accelerate.utils import set_seed
 
@@ -76,10 +79,9 @@ def prepare_training(args: argparse.Namespace, folder: str) -> tuple[Callable[[]
     from action_ddim.run import build, make_accelerator
     from action_ddim.training import batch_loss, training_step
 
-    settings = json.loads(args.settings)
-    del settings["length"]  # the data has it
+    model: dict[str, Any] = {name: value for name, value in settings.items() if name != "length"}  # the data has that
     flags: dict[str, Any] = {"data_dir": folder, "val_data_dir": folder, "save_dir": f"{folder}/run", "report_to": ("none",)}
-    config = TrainConfig(**flags, **settings, nhead=4, lr=2e-4, num_epochs=1000, device=args.device)
+    config = TrainConfig(**flags, **model, nhead=4, lr=2e-4, num_epochs=1000, device=device)
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
     run.denoiser.train()
     set_seed(0)
@@ -98,11 +100,10 @@ def prepare_training(args: argparse.Namespace, folder: str) -> tuple[Callable[[]
     return lambda: void(training_step(run, next(batches), run.update)), silent
 
 
-def prepare_attention(args: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
+def prepare_attention(tokens: int, device: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return attention's product alone, forward and backward, at the full training's width and heads."""
-    settings = json.loads(args.settings)
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-    shape = (4, 4, settings["tokens"], settings["d_model"] // 4)  # batch, heads, tokens, width of a head
+    device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    shape = (ATTENTION_BATCH, 4, tokens, BASE["d_model"] // 4)  # batch, heads, tokens, width of a head
     q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
 
     def step() -> None:
@@ -129,55 +130,62 @@ def time_steps(step: Callable[[], None], warmup: int, count: int) -> float:
 
 
 def run_worker(args: argparse.Namespace) -> None:
-    """Measure one row, and print it as JSON on the first process."""
-    attention = "tokens" in json.loads(args.settings)
-    step, silent = prepare_attention(args) if attention else prepare_training(args, args.worker)
+    """Measure rows, one after the other, and print their times as JSON on the first process."""
     warmup, count = (1, 3) if args.quick else (args.warmup, args.steps)
-    loud_ms = time_steps(step, warmup, count)
-    silent_ms = time_steps(silent, 1, count) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else loud_ms
+    results = []
+    for number, settings in enumerate(json.loads(args.settings)):
+        if "tokens" in settings:
+            step, silent = prepare_attention(settings["tokens"], args.device)
+        else:
+            step, silent = prepare_training(settings, f"{args.worker}/{number}", args.device)
+        step_ms = time_steps(step, warmup, count)
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        results.append((step_ms, time_steps(silent, 1, count) if several else step_ms))
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps([loud_ms, silent_ms]), flush=True)
+        print(json.dumps(results), flush=True)
 
 
-def call_worker(args: argparse.Namespace, settings: dict[str, int], folder: str, processes: int, threads: int) -> list[float]:
-    """Run this script as the worker of one row; return the times that it measured."""
+def call_worker(args: argparse.Namespace, settings: list[dict[str, int]], processes: int, threads: int) -> list[list[float]]:
+    """Run this script as the worker of some rows, on data of their own; return the times that it measured."""
     command = [sys.executable]
     if processes > 1:
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE_CONFIG)]
         command += [*launcher, "--num_processes", str(processes)]
-    command += [__file__, *sys.argv[1:], "--worker", folder, "--settings", json.dumps(settings)]
-    command += ["--device", "cpu"] if processes > 1 else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, row in enumerate(settings):
+            if "length" in row:
+                count = 4 * row["batch_size"] * processes
+                write_dataset(GestureConfig(num_sequences=count, sequence_length=row["length"]), f"{folder}/{number}")
+        command += [__file__, *sys.argv[1:], "--worker", folder, "--settings", json.dumps(settings)]
+        command += ["--device", "cpu"] if processes > 1 else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
-        raise SystemExit(f"{result.stderr}\nthe row {settings} ended with exit code {result.returncode}")
+        raise SystemExit(f"{result.stderr}\nthe rows {settings} ended with exit code {result.returncode}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def measure(args: argparse.Namespace, size: str, value: int, threads: int) -> Row:
-    """Measure one row on one process, on data of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        if size == "tokens":
-            batch, times = 4, call_worker(args, {"tokens": value, "d_model": BASE["d_model"]}, folder, 1, threads)
-        else:
-            settings = settings_of(size, value)
-            batch = settings["batch_size"]
-            write_dataset(GestureConfig(num_sequences=4 * batch, sequence_length=settings["length"]), folder)
-            times = call_worker(args, settings, folder, 1, threads)
-    return Row(size, value, batch, *times)
+def measure_size(args: argparse.Namespace, size: str) -> list[Row]:
+    """Measure all values of a size on one process."""
+    values = SIZES[size][: 2 if args.quick else None]
+    settings = [{"tokens": value} if size == "tokens" else settings_of(size, value) for value in values]
+    times = call_worker(args, settings, 1, args.threads)
+    batches = [row.get("batch_size", ATTENTION_BATCH) for row in settings]
+    return [Row(size, *row, *measured) for *row, measured in zip(values, batches, times, strict=True)]
 
 
-def measure_processes(args: argparse.Namespace) -> list[tuple[str, Row]]:
+def measure_processes(args: argparse.Namespace) -> list[Row]:
     """Measure one process on all cores, one on one core, and two on one core each, with the whole and with half a batch."""
-    cases = [("1 process, all cores", 1, args.threads, 64), ("1 process, 1 core", 1, 1, 64)]
-    cases += [("2 processes, 1 core each, batch 64 each", 2, 1, 64), ("2 processes, 1 core each, batch 32 each", 2, 1, 32)]
     rows = []
-    for label, processes, threads, batch in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            write_dataset(GestureConfig(num_sequences=64 * 8), folder)
-            times = call_worker(args, {**BASE, "batch_size": batch}, folder, processes, threads)
-        rows.append((label, Row("processes", processes, batch * processes, *times)))
+    for processes, threads, batch in PROCESSES:
+        ((step_ms, silent_ms),) = call_worker(args, [{**BASE, "batch_size": batch}], processes, threads or args.threads)
+        rows.append(Row("processes", processes, batch * processes, step_ms, silent_ms))
     return rows
+
+
+def fastest(rounds: list[list[Row]]) -> list[Row]:
+    """Return of each row the round in which its step was fastest."""
+    return [min(rows, key=lambda row: row.step_ms) for rows in zip(*rounds, strict=True)]
 
 
 def exponents(rows: list[Row]) -> tuple[float, float]:
@@ -188,7 +196,7 @@ def exponents(rows: list[Row]) -> tuple[float, float]:
     return float(np.polyfit(value, elapsed, 1)[0]), float(np.polyfit(value[upper:], elapsed[upper:], 1)[0])
 
 
-def format_tables(rows: list[Row], processes: list[tuple[str, Row]], threads: int) -> str:
+def format_tables(rows: list[Row], processes: list[Row], threads: int) -> str:
     """Return a table of the sizes with their exponents, and one of the processes with their share of communication."""
     line = "{:<12}{:>8}{:>8}{:>12}{:>14}{:>16}{:>16}"
     lines = [line.format("size", "value", "batch", "ms/step", "sequences/s", "exponent: all", "upper half")]
@@ -199,8 +207,9 @@ def format_tables(rows: list[Row], processes: list[tuple[str, Row]], threads: in
             speed = f"{1000 / row.sequence_ms:.1f}"
             lines.append(line.format(size, row.value, row.batch_size, f"{row.step_ms:.2f}", speed, *slopes))
     lines += ["", "{:<44}{:>12}{:>14}{:>10}{:>18}".format("", "ms/step", "sequences/s", "gain", "communication")]
-    for label, row in processes:
-        gain = row.sequence_ms and processes[0][1].sequence_ms / row.sequence_ms
+    for (count, cores, batch), row in zip(PROCESSES, processes, strict=True):
+        label = f"{count} processes x {cores or threads} threads, batch {batch} each"
+        gain = processes[0].sequence_ms / row.sequence_ms
         share = f"{100 * max(0.0, 1 - row.silent_ms / row.step_ms):.1f} %" if row.value > 1 else ""
         lines.append(f"{label:<44}{row.step_ms:>12.2f}{1000 / row.sequence_ms:>14.1f}{gain:>9.2f}x{share:>18}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} threads"
@@ -237,17 +246,18 @@ def parse_args() -> argparse.Namespace:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0], formatter_class=formatter)
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=[*SIZES], help="what is varied")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps of a row")
+    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured, in turn")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of a row in a round")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of one process")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes a CUDA GPU where there is one")
     parser.add_argument("--figure", default="scaling.png", help="where to draw")
-    parser.add_argument("--quick", action="store_true", help="two values of each size, three steps of each")
+    parser.add_argument("--quick", action="store_true", help="two values of each size, one round of three steps")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if min(args.steps, args.threads, args.warmup + 1) < 1:
-        parser.error("give at least 1 step and thread, and no negative warm-up")
+    if min(args.rounds, args.steps, args.threads, args.warmup + 1) < 1:
+        parser.error("give at least 1 round, step and thread, and no negative warm-up")
     return args
 
 
@@ -255,9 +265,13 @@ def main() -> None:
     args = parse_args()
     if args.worker:
         return run_worker(args)
-    values = [(size, value) for size in args.sizes for value in SIZES[size][: 2 if args.quick else None]]
-    rows = [measure(args, size, value, args.threads) for size, value in tqdm(values, unit="row", disable=None)]
-    print(format_tables(rows, measure_processes(args), args.threads))
+    sizes: list[list[Row]] = []
+    processes: list[list[Row]] = []
+    for _ in tqdm(range(1 if args.quick else args.rounds), unit="round", disable=None):
+        sizes.append([row for size in args.sizes for row in measure_size(args, size)])
+        processes.append(measure_processes(args))
+    rows = fastest(sizes)
+    print(format_tables(rows, fastest(processes), args.threads))
     if rows:
         draw(rows, args.figure)
         print(f"figure: {args.figure}")

@@ -89,7 +89,7 @@ def test_readme_maps_the_folders():
         folder = name if name.endswith("/") else folder
     for path in [
         *ROOT.glob("*.py"),
-        *(p for f in ("action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
+        *(p for f in ("accelerate_configs", "action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
     ]:
         name = str(path.relative_to(ROOT))
         if name != "augmentation/__init__.py" and "__pycache__" not in name:
