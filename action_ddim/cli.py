@@ -4,13 +4,17 @@ Each verb takes the arguments after it, and returns the exit code. A mistake end
 """
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
 
 from action_ddim import model_cli
 from action_ddim.config import OneLineParser, parse_train_config
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
+
+SPEAK_AFTER_S = 3  # launchers end the others within a second
 
 
 def train(argv: list[str], prog: str | None = None) -> int:
@@ -62,12 +66,16 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
 
 
 def _in_one_line(run: Callable[[], None]) -> int:
-    """Run a verb; return its exit code, and print what a person can mend as one line, on the first process only."""
+    """Run a verb; return its exit code, and print what a person can mend as one line, on one process only."""
     try:
         run()
     except (UserError, RunError) as error:
         if is_first_process():
             print(f"error: {error}", file=sys.stderr)
+        else:
+            # What all met, the first process says, and the launcher then ends the others while they wait here.
+            time.sleep(SPEAK_AFTER_S)
+            print(f"error on process {os.environ['RANK']}: {error}", file=sys.stderr)
         return error.exit_code
     except RunStopped as stop:
         if is_first_process():

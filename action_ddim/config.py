@@ -175,6 +175,18 @@ class TrainConfig:
         group="system",
         may_change=True,
     )
+    compile: bool = _flag(
+        "compile the training step with torch.compile: a minute at the start, faster steps after it",
+        default=False,
+        group="system",
+    )
+    data_memory_gb: float = _flag(
+        "data of at most this size (GB, each process) is loaded into memory, on a GPU into its own; more stays on disk",
+        default=4.0,
+        group="system",
+        at_least=0,
+        may_change=True,
+    )
     checkpointing_epochs: int = _flag(
         "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0, may_change=True
     )
@@ -302,6 +314,9 @@ def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> No
     help_text = item.metadata["help"]
     if not required and default is not None:
         help_text += f" (default: {' '.join(default) if several else default})"
+    if kind is bool:
+        group.add_argument(f"--{item.name}", action="store_true", default=argparse.SUPPRESS, help=help_text)
+        return
     group.add_argument(
         f"--{item.name}",
         type=str if several else kind,

@@ -1,13 +1,13 @@
 """Data sets on disk: a folder of `*_actions.npy` and, where it says more, a `dataset.json`.
 
-Files are flattened, `[N*L, 3]`, or `[N, L, 3]`, of any real type; they are memory-mapped and read a batch at a time.
-Nothing in them is ever unpickled. `actions.py` says what the numbers mean.
+Files are flattened, `[N*L, 3]`, or `[N, L, 3]`, of any real type. They stay on disk and are read a batch at a time, or are
+loaded whole. `action_file.py` reads them, `actions.py` says what the numbers mean.
 """
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,20 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from action_ddim.action_file import open_action_file
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
-from action_ddim.errors import RunError, UserError
+from action_ddim.check_record import CheckRecord, fingerprint
+from action_ddim.errors import UserError
 
-MAX_OPEN_FILES = 64  # each map holds a file descriptor; many systems allow a process 256
-VALIDATION_CHUNK = 1 << 18  # rows checked at once, 3 MB of float32
+MAX_OPEN_FILES = 64  # many systems allow a process 256
+CHUNK_BYTES = 3 << 20  # read at once where everything is read
 
 
 class ActionDataset(Dataset):
     """Sequences `(L, 3)` of a folder, float32 in [0, 1], by their place in the folder's files in order of name.
 
-    Opening reads the headers only. `validate` reads every value. A pickled data set (a loader's worker) holds paths,
-    and opens the files for itself.
+    Opening reads the headers only. `validate` reads every value, `load` keeps every value. A pickled data set (a loader's
+    worker) holds paths, and opens the files for itself.
 
     Args:
         folder: Holds `*_actions.npy`.
@@ -40,17 +42,18 @@ class ActionDataset(Dataset):
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder; generate data there, or name the folder that holds it")
-        self.paths = sorted(self.folder.glob("*_actions.npy"))
-        if not self.paths:
+        paths = sorted(self.folder.glob("*_actions.npy"))
+        if not paths:
             raise UserError(
                 f"{self.folder} holds no *_actions.npy; python -m augmentation.generate_click_dataset"
                 f" --output_dir {self.folder} writes some"
             )
         self.seq_len = self._resolve_seq_len(seq_len)
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._sizes = [path.stat().st_size for path in self.paths]
-        counts = [len(self._file(index)) for index in range(len(self.paths))]
-        self._ends = np.cumsum(counts)  # of each file, in sequences
+        self.files = [open_action_file(path, self.seq_len) for path in paths]
+        self._ends = np.cumsum([file.num_sequences for file in self.files])  # of each file, in sequences
+        self._starts = self._ends - [file.num_sequences for file in self.files]
+        self._open: OrderedDict[int, FileIO] = OrderedDict()
+        self._values: torch.Tensor | None = None
         if not len(self):
             raise UserError(f"the files of {self.folder} hold no sequences; generate or import some")
 
@@ -70,22 +73,21 @@ class ActionDataset(Dataset):
             raise UserError(f"--seq_len is {seq_len}, but {path} says {stated}; leave --seq_len out or mend the file")
         return stated
 
-    def _file(self, index: int) -> np.ndarray:
-        """Return the sequences `(N, L, 3)` of a file, from the open maps or mapped now."""
-        if index in self._maps:
-            self._maps.move_to_end(index)
-        else:
-            self._maps[index] = map_actions(self.paths[index], self.seq_len)
-            if len(self._maps) > MAX_OPEN_FILES:
-                self._maps.popitem(last=False)
-        check_not_shrunk(self.paths[index], self._sizes[index])
-        return self._maps[index]
-
     def __getstate__(self):
-        return {**self.__dict__, "_maps": OrderedDict()}  # a pickled map would be a copy of the whole file
+        return {**self.__dict__, "_open": OrderedDict(), "_values": None}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values as float32: what `load` takes."""
+        return len(self) * self.seq_len * NUM_CHANNELS * 4
+
+    @property
+    def on_device(self) -> bool:
+        """Whether `load` brought the values to another device than the CPU."""
+        return self._values is not None and self._values.device.type != "cpu"
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """Return one sequence `(L, 3)`."""
@@ -96,67 +98,90 @@ class ActionDataset(Dataset):
         return self.read(indices)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Return the sequences at these places, `(B, L, 3)`."""
+        """Return the sequences at these places, `(B, L, 3)`, on the device of `load`, else on the CPU.
+
+        Raises:
+            RunError: a file can no longer be read.
+        """
         index = np.asarray(indices, dtype=np.int64)
         index = np.where(index < 0, index + len(self), index)
         if ((index < 0) | (index >= len(self))).any():
             raise IndexError(f"an index lies outside the {len(self)} sequences of {self.folder}")
+        if self._values is not None:
+            return self._values[torch.from_numpy(index).to(self._values.device)]
         batch = np.empty((len(index), self.seq_len, NUM_CHANNELS), dtype=np.float32)
         file_of = np.searchsorted(self._ends, index, side="right")
-        for file in np.unique(file_of).tolist():
-            rows = file_of == file
-            first = self._ends[file - 1] if file else 0
-            batch[rows] = self._file(file)[index[rows] - first]
+        places = index - self._starts[file_of]
+        rows = list(zip(file_of.tolist(), places.tolist(), strict=True))
+        for number, place in rows:
+            self.files[number].announce(self._opened(number), place, 1)
+        for row, (number, place) in enumerate(rows):
+            batch[row] = self._read(number, place, 1)
         return torch.from_numpy(batch)
 
+    def _opened(self, number: int) -> FileIO:
+        """Return a file, open; those that were used last stay so."""
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            self._open[number] = self.files[number].open()
+            if len(self._open) > MAX_OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        return self._open[number]
+
+    def _read(self, number: int, first: int, count: int) -> np.ndarray:
+        """Return sequences of a file in its own type, `(count, L, 3)`."""
+        return self.files[number].read(self._opened(number), first, count)
+
+    def _chunks(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the sequences of a file in pieces, each with the place of its first."""
+        file = self.files[number]
+        at_once = max(1, CHUNK_BYTES // (self.seq_len * NUM_CHANNELS * file.dtype.itemsize))
+        for first in range(0, file.num_sequences, at_once):
+            yield first, self._read(number, first, min(at_once, file.num_sequences - first))
+
+    def load(self, device: torch.device | str = "cpu") -> None:
+        """Read every value into the device's memory, `nbytes` of it; the files are not needed after that."""
+        values = torch.empty((len(self), self.seq_len, NUM_CHANNELS), dtype=torch.float32, device=device)
+        start = 0
+        for number in range(len(self.files)):
+            for _, chunk in self._chunks(number):
+                values[start : start + len(chunk)] = torch.from_numpy(chunk.astype(np.float32, copy=False))
+                start += len(chunk)
+        self._values = values
+        self._open.clear()
+
     def validate(self) -> None:
-        """Read every value once, with progress, and hold it against the contract of `actions.py`.
+        """Hold every value against the contract of `actions.py`, in one pass with progress.
+
+        Files that were found valid before, and have not changed since, are not read again; see `check_record.py`.
 
         Raises:
             UserError: a value breaks it, in one line that names the file and the row.
         """
-        total = len(self) * self.seq_len
-        with tqdm(total=total, unit="row", unit_scale=True, desc=f"checking {self.folder}", disable=None, leave=False) as bar:
-            for index, path in enumerate(self.paths):
-                rows = self._file(index).reshape(-1, NUM_CHANNELS)
-                for first in range(0, len(rows), VALIDATION_CHUNK):
-                    chunk = np.asarray(rows[first : first + VALIDATION_CHUNK])
-                    invalid = find_invalid(chunk)
+        for _ in self.validation():
+            pass
+
+    def validation(self) -> Iterator[None]:
+        """Do what `validate` does, and yield after every few megabytes."""
+        record = CheckRecord(self.folder)
+        unknown = [number for number, file in enumerate(self.files) if not record.holds(file.path)]
+        total = sum(self.files[number].num_sequences for number in unknown) * self.seq_len
+        bar = tqdm(total=total, unit="row", unit_scale=True, desc=f"checking {self.folder}", disable=None, leave=False)
+        try:
+            for number in unknown:
+                path = self.files[number].path
+                before = fingerprint(path)
+                for first, chunk in self._chunks(number):
+                    rows = chunk.reshape(-1, NUM_CHANNELS)
+                    invalid = find_invalid(rows)
                     if invalid is not None:
                         row, fault = invalid
-                        raise UserError(f"{path}, row {first + row}: {fault}; mend or remove the file")
-                    bar.update(len(chunk))
-
-
-def check_not_shrunk(path: Path, size: int) -> None:
-    """Raise a RunError where a file has become smaller: reading its map would end the process with SIGBUS.
-
-    One that was removed lives on in its map.
-    """
-    with suppress(FileNotFoundError):
-        if path.stat().st_size < size:
-            raise RunError(f"{path} has shrunk while it was read; restore the file, and leave it alone during a run")
-
-
-def map_actions(path: Path, seq_len: int, remedy: str = "give its length as --seq_len") -> np.ndarray:
-    """Map a file of actions as `(N, seq_len, 3)`, without reading its values; `remedy` ends the error of another length.
-
-    Raises:
-        UserError: it is not an .npy file of numbers of that shape, in one line that names it.
-    """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header lets errors of zipfile, tokenize and int through too
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as an .npy file of numbers ({reason}); mend or remove it") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path} is an archive of arrays, not one array; save each with numpy.save")
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"{path} holds {array.dtype}, not real numbers; save it as float32")
-    if array.ndim not in (2, 3) or array.shape[-1] != NUM_CHANNELS:
-        raise UserError(f"{path} has the shape {array.shape}, not (rows, 3) of x, y and press; mend or remove it")
-    if array.ndim == 3 and array.shape[1] != seq_len:
-        raise UserError(f"{path} holds sequences of {array.shape[1]} steps, not {seq_len}; {remedy}")
-    if array.ndim == 2 and len(array) % seq_len:
-        raise UserError(f"{path} has {len(array)} rows, not a multiple of the {seq_len} steps a sequence; {remedy}")
-    return array.reshape(-1, seq_len, NUM_CHANNELS)
+                        raise UserError(f"{path}, row {first * self.seq_len + row}: {fault}; mend or remove the file")
+                    bar.update(len(rows))
+                    yield
+                record.add(path, before)
+        finally:  # what was found valid up to a fault or an interruption stays so
+            bar.close()
+            if unknown:
+                record.save()

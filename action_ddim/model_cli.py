@@ -116,11 +116,13 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     pipeline = load_pipeline(args.model, args.device)
     _check_steps(args, pipeline, "num_inference_steps")
     from action_ddim import evaluation, plots
+    from action_ddim.action_file import open_action_file
     from action_ddim.assessment import reconstruct_batches
-    from action_ddim.dataset import map_actions
 
     seq_len = pipeline.denoiser.config.seq_len
-    actions = map_actions(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}")
+    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}")
+    with recording.open() as file:
+        actions = recording.read(file, 0, recording.num_sequences)
     _check_actions(args.input, actions, args.batch_size)
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape

@@ -13,6 +13,7 @@ class Stream(enum.IntEnum):
     VALIDATION_LOSS = 1
     RECONSTRUCTION = 2
     SAMPLES = 3
+    DATA_ORDER = 4
 
 
 def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

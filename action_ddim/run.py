@@ -1,16 +1,18 @@
 """`Run`: what a training run is made of, checked, built and prepared; `training.py` lets it run."""
 
+import copy
 import math
+import os
+import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, parse_flag_from_env, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
-from torch.utils.data import DataLoader
 
 from action_ddim.config import TrainConfig
 from action_ddim.dataset import ActionDataset
@@ -18,6 +20,7 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
+from action_ddim.loading import make_loader, place, validate_once
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
@@ -35,11 +38,12 @@ class Run:
     folder: RunFolder
     val_data: ActionDataset
     loader: Any  # a DataLoader, as prepared
-    denoiser: torch.nn.Module  # as prepared: wrapped where Accelerate wraps
+    data_place: str  # where the loader's data lies
+    denoiser: torch.nn.Module  # as prepared and compiled: wrapped where Accelerate and torch.compile wrap
     optimizer: AcceleratedOptimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
     ema: EMAModel
-    pipeline: ActionDDIMPipeline  # of the bare denoiser
+    pipeline: ActionDDIMPipeline  # of the bare denoiser: the trained one, or under FSDP a whole copy of it
     early_stopping: EarlyStopping
     updates_per_epoch: int
     identity: dict = field(default_factory=dict)  # what must be the same to resume
@@ -47,6 +51,17 @@ class Run:
     epoch: int = 0  # epochs that are complete
     batch: int = 0  # batches of the epoch after them that are behind
     update: int = 0  # updates since the start
+
+    def average(self) -> None:
+        """Take the weights into their moving average. MUST be called on every rank.
+
+        FSDP leaves each rank a share of them: the pipeline's copy is brought up to date first.
+        """
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            shards: Any = self.denoiser.parameters()  # DTensors
+            for whole, shard in zip(self.pipeline.denoiser.parameters(), shards, strict=True):
+                whole.data.copy_(shard.detach().full_tensor())
+        self.ema.step(self.pipeline.denoiser.parameters())
 
     @property
     def reconstruction(self) -> ReconstructionSettings:
@@ -64,30 +79,25 @@ def check_device(config: TrainConfig) -> None:
         raise UserError(
             "--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu, or a CUDA build of torch"
         )
-    if config.mixed_precision == "fp16" and not uses_cuda(config):
+    if config.device == "cuda" and not uses_cuda(config):
+        raise UserError("--device is cuda, but the configuration of accelerate launch says use_cpu; change one of them")
+    precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by accelerate launch
+    if precision == "fp16" and not uses_cuda(config):
         raise UserError("--mixed_precision fp16 needs a GPU; use bf16 or no")
+    compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if config.compile and not any(shutil.which(name) for name in compilers if name):
+        raise UserError("--compile needs a C++ compiler, and there is none here; install g++, or leave --compile out")
 
 
 def uses_cuda(config: TrainConfig) -> bool:
-    return config.device != "cpu" and torch.cuda.is_available()
-
-
-def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
-    """Open the training and the validation data, and validate every value of both."""
-    train_data = ActionDataset(config.data_dir, config.seq_len)
-    val_data = ActionDataset(config.val_data_dir, config.seq_len)
-    if train_data.seq_len != val_data.seq_len:
-        raise UserError(
-            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
-            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
-        )
-    train_data.validate()
-    val_data.validate()
-    return train_data, val_data
+    """Say whether the run takes a GPU: where it may, there is one, and the launcher was not told otherwise."""
+    return config.device != "cpu" and torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Place the run: Accelerate reads the rest from its launcher."""
+    if uses_cuda(config):
+        torch.set_float32_matmul_precision("high")  # TF32 where float32 is asked for
     return Accelerator(
         cpu=not uses_cuda(config),
         mixed_precision=config.mixed_precision,
@@ -97,14 +107,24 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         project_config=ProjectConfiguration(config.save_dir, logging_dir=f"{config.save_dir}/tensorboard"),
         # A prepared LR scheduler steps once per process and update; ours steps by hand, once per update.
         step_scheduler_with_optimizer=False,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=config.seed),
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
     )
 
 
 def build(
     config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
 ) -> Run:
-    """Make and prepare model, optimizer, loader, learning-rate schedule and moving average."""
+    """Check the data's values; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
+
+    MUST be called on every rank.
+
+    Raises:
+        UserError: a value of the data breaks the contract of `actions.py`.
+    """
+    for dataset in (train_data, val_data):
+        validate_once(accelerator, dataset)
+    data_place = place(train_data, accelerator.device, config.data_memory_gb)
+    place(val_data, torch.device("cpu"), config.data_memory_gb)
     set_seed(config.seed)  # the same weights on every rank
     denoiser = ActionTransformer1DModel(
         d_model=config.d_model,
@@ -116,24 +136,31 @@ def build(
         mask_conditioning=config.known_probability > 0,
     )
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
-    loader = DataLoader(train_data, config.batch_size, shuffle=True, collate_fn=_as_it_is)
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
     )
-    pipeline = ActionDDIMPipeline(denoiser, noise_scheduler(config))
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    whole = copy.deepcopy(denoiser).to(accelerator.device) if sharded else denoiser
+    pipeline = ActionDDIMPipeline(whole, noise_scheduler(config))
     pipeline.set_progress_bar_config(disable=True)
-    loader = accelerator.prepare(loader)  # first, because its length on this rank sets the learning-rate schedule
+    # The loader first, because its length on this rank sets the learning-rate schedule.
+    loader = accelerator.prepare(make_loader(train_data, config, accelerator.device))
     updates_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
     total = config.num_epochs * updates_per_epoch
     lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
     prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
-    ema = EMAModel(denoiser.parameters(), decay=config.ema_decay, foreach=True)
+    if config.compile:
+        # Around what Accelerate prepared, which checkpoints hold: their names do not change. Shapes are fixed but for the
+        # last batch's.
+        prepared = torch.compile(prepared, dynamic=False)
+    ema = EMAModel(whole.parameters(), decay=config.ema_decay, foreach=True)
     return Run(
         config=config,
         accelerator=accelerator,
         folder=folder,
         val_data=val_data,
         loader=loader,
+        data_place=data_place,
         denoiser=prepared,
         optimizer=optimizer,
         lr_scheduler=lr_scheduler,
@@ -160,8 +187,3 @@ def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
         clip_sample=config.prediction_type != "sample",
         clip_sample_range=1.0,
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
-    return batch

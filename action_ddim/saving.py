@@ -19,7 +19,7 @@ from action_ddim.monitoring import card_files
 from action_ddim.run import Run
 from action_ddim.run_folder import RunFolder
 
-MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4) or --d_model (64, 32), or use --device cpu"
+MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4), --d_model (64, 32) or --data_memory_gb, or use --device cpu"
 RESUME_ADVICE = "--resume_from_checkpoint latest goes on from there"
 
 

@@ -20,12 +20,13 @@ from action_ddim.actions import to_model_space
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError, RunStopped
 from action_ddim.interruption import Interruption
+from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.masks import draw_masks
 from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.resume import Origin
-from action_ddim.run import Run, build, check_device, make_accelerator, open_data
+from action_ddim.run import Run, build, check_device, make_accelerator
 from action_ddim.run_folder import RunFolder
 from action_ddim.saving import (
     data_failures_rescued,
@@ -104,7 +105,8 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
         accelerator, config.wandb_project, settings | facts, str(run.folder.path), step=run.update, wandb_run=wandb_run
     )
     accelerator.print(
-        f"{num_train_sequences} training and {len(run.val_data)} validation sequences of {run.val_data.seq_len} steps;"
+        f"{num_train_sequences} training ({run.data_place}) and {len(run.val_data)} validation sequences of"
+        f" {run.val_data.seq_len} steps;"
         f" {facts['num_parameters']:,} parameters on {accelerator.device}"
     )
     accelerator.print(
@@ -252,7 +254,7 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
         if accelerator.sync_gradients:
             # Also after a skipped update, so that both are functions of the number of updates.
             run.lr_scheduler.step()
-            run.ema.step(run.pipeline.denoiser.parameters())
+            run.average()
             run.update += 1
     return loss.detach(), grad_norm
 

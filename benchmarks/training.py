@@ -64,7 +64,8 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 
 def prepare_ours(args: argparse.Namespace) -> Contender:
-    from action_ddim.run import build, make_accelerator, open_data
+    from action_ddim.loading import open_data
+    from action_ddim.run import build, make_accelerator
     from action_ddim.run_folder import RunFolder
     from action_ddim.training import training_step
 

@@ -51,7 +51,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def flags(data, tmp_path):
-    """Return the command line of a run of a second: `flags(lr=1)` adds or replaces one, None leaves it out."""
+    """Return the command line of a run of a second: `flags(lr=1)` adds or replaces one, None leaves it out, True sets it."""
 
     def make(**changes) -> list[str]:
         values = {
@@ -68,7 +68,12 @@ def flags(data, tmp_path):
             "report_to": "none",
             **changes,
         }
-        return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
+        words = [
+            (f"--{name}",) if value is True else (f"--{name}", str(value))
+            for name, value in values.items()
+            if value is not None
+        ]
+        return [word for pair in words for word in pair]
 
     return make
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from action_ddim import cli
 from action_ddim.cli import generate, main, train
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
@@ -115,6 +116,32 @@ def test_cuda_where_there_is_none(flags, capsys):
 def test_half_precision_on_a_cpu(flags, capsys):
     assert train(flags(mixed_precision="fp16")) == 2
     one_line(capsys, "--mixed_precision fp16 needs a GPU")
+
+
+@without_gpu
+def test_half_precision_from_the_launcher_on_a_cpu(flags, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert train(flags()) == 2
+    one_line(capsys, "--mixed_precision fp16 needs a GPU")
+
+
+def test_compile_without_a_compiler(flags, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert train(flags(**{"compile": True})) == 2
+    one_line(capsys, "--compile needs a C++ compiler")
+
+
+def test_negative_memory(flags, capsys):
+    assert train(flags(data_memory_gb=-1)) == 2
+    one_line(capsys, "--data_memory_gb is -1; give at least 0")
+
+
+def test_mistake_that_only_another_process_meets_is_told_by_it(flags, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "SPEAK_AFTER_S", 0)
+    monkeypatch.setenv("RANK", "3")
+    assert train(flags(data_dir="nowhere")) == 2
+    assert capsys.readouterr().err.startswith("error on process 3: nowhere is not a folder")
 
 
 def test_save_dir_that_is_a_file(flags, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from action_ddim import dataset as dataset_module
 from action_ddim.dataset import ActionDataset
-from action_ddim.errors import UserError
+from action_ddim.errors import RunError, UserError
 
 L = 10
 
@@ -96,6 +97,48 @@ def test_batch_across_files_is_that_of_one_array(tmp_path):
     np.testing.assert_array_equal(torch.stack(list(dataset)).numpy(), actions)
 
 
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float32", ">f8", "float16", "bool"])
+def test_loaded_data_is_the_same_and_needs_no_files(tmp_path, monkeypatch, dtype, layout):
+    monkeypatch.setattr(dataset_module, "CHUNK_BYTES", 2 * L * 3 * 4)  # files end within chunks
+    for count in (3, 0, 4):
+        np.save(tmp_path / f"{count}_actions.npy", make_actions(count).reshape(-1, 3).astype(dtype, order=layout))
+    dataset = ActionDataset(tmp_path, L)
+    before = dataset.read(range(7))
+    dataset.load()
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    assert dataset.nbytes == before.numpy().nbytes
+    assert torch.equal(dataset.read(range(7)), before)
+    assert torch.equal(dataset.read([6, 0, -1, 3, 3]), before[[6, 0, -1, 3, 3]])
+    with pytest.raises(IndexError):
+        dataset.read([7])
+
+
+def shrink(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"), [(Path.unlink, "No such file"), (shrink, "shorter than it was")], ids=["removed", "shrunk"]
+)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_file_that_is_harmed_later_is_named_in_one_line(tmp_path, harm, reason, is_open):
+    write_files(tmp_path, 2, 3)
+    dataset = ActionDataset(tmp_path, L)
+    if is_open:
+        expected = dataset.read(range(5))
+    harm(tmp_path / "part_001_actions.npy")
+    if is_open and harm is Path.unlink:  # an open file stays whole until it is closed
+        assert torch.equal(dataset.read(range(5)), expected)
+        return
+    with pytest.raises(RunError, match=f"part_001_actions.npy can no longer be read .*{reason}") as caught:
+        dataset.read(range(5))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match=r"part_001_actions\.npy"):
+        dataset.validate()
+
+
 def test_negative_index_counts_from_the_end_as_in_a_list(tmp_path):
     actions = write_files(tmp_path, 3, 2)
     np.testing.assert_array_equal(ActionDataset(tmp_path, L)[-1].numpy(), actions[-1])
@@ -131,7 +174,7 @@ def test_no_more_files_stay_open_than_the_limit(tmp_path, monkeypatch):
     dataset = ActionDataset(tmp_path, L)
     for indices in ([15, 0, 7, 4, 11], list(range(16)), [0]):
         np.testing.assert_array_equal(dataset.read(indices).numpy(), actions[indices])
-        assert len(dataset._maps) <= 3
+        assert len(dataset._open) <= 3
 
 
 @pytest.mark.parametrize(
@@ -206,12 +249,16 @@ ZEROS = npy_bytes(np.zeros((L, 3), dtype=np.float32))
         pytest.param(npy_bytes(np.array([[0, 0, None]] * L), allow_pickle=True), "cannot be read", id="objects"),
         pytest.param(npz_bytes(), "archive", id="archive"),
         pytest.param(npz_bytes()[:60], "cannot be read", id="truncated archive"),
+        pytest.param(ZEROS[:8] + b"\xff\xff" + b"(" * 65535 + ZEROS, "cannot be read", id="huge header"),
         pytest.param(npy_bytes(np.zeros((L, 3), dtype=complex)), "complex128", id="complex"),
         pytest.param(npy_bytes(np.full((L, 3), "0")), "<U1", id="strings"),
         pytest.param(npy_bytes(np.zeros((L, 4))), r"\(10, 4\)", id="columns"),
         pytest.param(npy_bytes(np.zeros(3 * L)), r"\(30,\)", id="1-D"),
         pytest.param(npy_bytes(np.zeros(())), r"\(\)", id="scalar"),
         pytest.param(npy_bytes(np.zeros((L + 1, 3))), "11 rows, not a multiple of the 10 .*--seq_len", id="rows"),
+        pytest.param(npy_bytes(np.asfortranarray(np.zeros((2, L, 3)))), "Fortran order.*ascontiguousarray", id="scattered"),
+        pytest.param(npy_header((-L, 3)), "cannot be read", id="negative size"),
+        pytest.param(ZEROS.replace(b"NUMPY\x01", b"NUMPY\x07"), "cannot be read .*version", id="version"),
         pytest.param(npy_bytes(np.zeros((2, L + 1, 3))), "of 11 steps, not 10.*--seq_len", id="length"),
     ],
 )
@@ -221,6 +268,12 @@ def test_unreadable_file_is_named_in_one_line(tmp_path, content, fault):
     with pytest.raises(UserError, match=f"z_actions.npy .*{fault}") as caught:
         ActionDataset(tmp_path, L)
     assert "\n" not in str(caught.value)
+
+
+def test_pipe_is_refused_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a_actions.npy")
+    with pytest.raises(UserError, match=r"a_actions\.npy cannot be read .*not a file"):
+        ActionDataset(tmp_path, L)
 
 
 @pytest.mark.parametrize("wrap", [pickle.dumps, lambda evil: npy_bytes(np.array([[evil] * 3] * L), allow_pickle=True)])
@@ -243,7 +296,7 @@ def test_valid_data_passes_whatever_its_type(tmp_path, dtype):
 )
 @pytest.mark.parametrize("row", [0, 7, 29])
 def test_value_that_breaks_the_contract_is_named_by_file_and_row(tmp_path, monkeypatch, column, value, fault, row):
-    monkeypatch.setattr(dataset_module, "VALIDATION_CHUNK", 8)  # the later rows lie in later chunks
+    monkeypatch.setattr(dataset_module, "CHUNK_BYTES", L * 3 * 4)  # a sequence a chunk
     write_files(tmp_path, 2)
     actions = make_actions(3).reshape(-1, 3)
     actions[row, column] = value

@@ -12,10 +12,10 @@ FLOORS = [
     {"errors", "durable", "early_stopping", "ema", "tally"},
     {"actions"},
     {"filling", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness", "masks"},
-    {"guidance", "export", "metrics", "realism"},
+    {"guidance", "export", "metrics", "realism", "action_file", "check_record", "sampler"},
     {"inversion"},
     {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking", "interruption"},
-    {"evaluation", "model_card", "run_folder"},
+    {"evaluation", "model_card", "run_folder", "loading"},
     {"run", "assessment"},
     {"monitoring", "report", "resume"},
     {"saving"},
@@ -56,7 +56,7 @@ def test_imports_go_down(name):
     ("library", "rooms"),
     [
         # interruption and tracking name a type of it only.
-        ("accelerate", {"run", "monitoring", "training", "checkpoint", "resume", "interruption", "tracking"}),
+        ("accelerate", {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "tracking"}),
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots", "assessment", "model_cli"}),  # which but for plots name a type of it only
         ("sklearn", {"realism"}),
@@ -92,7 +92,7 @@ def test_readme_maps_the_folders():
         folder = name if name.endswith("/") else folder
     for path in [
         *ROOT.glob("*.py"),
-        *(p for f in ("action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
+        *(p for f in ("accelerate_configs", "action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
     ]:
         name = str(path.relative_to(ROOT))
         if name != "augmentation/__init__.py" and "__pycache__" not in name:

@@ -10,10 +10,11 @@ pytestmark = pytest.mark.slow
 RUN = """
 import shutil, sys
 from pathlib import Path
-from action_ddim.checkpoint import RunFolder
+from action_ddim.run_folder import RunFolder
 from action_ddim.config import parse_train_config
 from action_ddim.monitoring import log_epoch, plot_epoch, validate, validation_indices
-from action_ddim.run import build, make_accelerator, open_data
+from action_ddim.loading import open_data
+from action_ddim.run import build, make_accelerator
 from action_ddim.training import finish, save, start, train_epoch
 
 config = parse_train_config(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
+from action_ddim import dataset as dataset_module
 from action_ddim.config import parse_train_config
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.loading import open_data
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
-from action_ddim.run import build, make_accelerator, open_data
+from action_ddim.run import build, make_accelerator
 from action_ddim.run_folder import RunFolder
-from action_ddim.training import is_due
+from action_ddim.training import is_due, train_epoch
 
 from .conftest import rows, timeless
 
@@ -154,6 +157,35 @@ def test_data_smaller_than_a_batch_trains(run):
 def test_bfloat16_trains(run):
     table = rows(run(mixed_precision="bf16"))
     assert math.isfinite(float(table[-1]["val/mse"]))
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_and_leaves_plain_names(run):
+    """Against torch's own kernels, for batches of one shape: each other one is compiled anew."""
+    plain, compiled = run("plain"), run("compiled", compile=True)
+    for row, other in zip(timeless(plain), timeless(compiled), strict=True):
+        for name, value in row.items():
+            assert float(other[name]) == pytest.approx(float(value), rel=1e-3), name
+    for part in ("checkpoint-000006/model.safetensors", "pipeline/denoiser/diffusion_pytorch_model.safetensors"):
+        assert load_file(compiled / part).keys() == load_file(plain / part).keys()
+
+
+@pytest.mark.parametrize(("budget", "place"), [(0, "on disk"), (1e-6, "on disk"), (4, "in memory")])
+def test_data_lies_where_it_fits_and_trains_the_same(run, capsys, budget, place):
+    loaded = timeless(run("loaded"))
+    capsys.readouterr()
+    assert timeless(run("placed", data_memory_gb=budget)) == loaded
+    assert f"12 training ({place}) and 5 validation sequences" in capsys.readouterr().out
+
+
+def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_path, monkeypatch):
+    shutil.copytree(data / "train", tmp_path / "data")
+    monkeypatch.setattr(dataset_module, "MAX_OPEN_FILES", 1)  # or the run keeps what it has open
+    config = parse_train_config(flags(data_dir=tmp_path / "data", data_memory_gb=0))
+    run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+    (tmp_path / "data" / "part_00000_actions.npy").unlink()
+    with pytest.raises(RunError, match=r"part_00000_actions\.npy can no longer be read"):
+        train_epoch(run, 1)
 
 
 def test_pipeline_holds_the_averaged_weights_and_the_checkpoint_both(run):

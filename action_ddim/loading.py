@@ -1,0 +1,94 @@
+"""From folders to batches: data opened, checked by one process for all, placed where it fits, and dealt to the processes."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+
+from action_ddim.config import TrainConfig
+from action_ddim.dataset import ActionDataset
+from action_ddim.errors import RunError, UserError
+from action_ddim.sampler import EpochSampler
+
+SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
+DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest is for the model and its activations
+
+
+def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
+    """Open the training and the validation data; their headers are read, their values not yet."""
+    train_data = ActionDataset(config.data_dir, config.seq_len)
+    val_data = ActionDataset(config.val_data_dir, config.seq_len)
+    if train_data.seq_len != val_data.seq_len:
+        raise UserError(
+            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
+            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
+        )
+    return train_data, val_data
+
+
+def validate_once(accelerator: Accelerator, dataset: ActionDataset) -> None:
+    """Validate every value on the main process, while the others wait. MUST be called on every rank.
+
+    Raises:
+        UserError: as `ActionDataset.validate`, on every rank.
+        RunError: the same, where a file can no longer be read.
+    """
+    words = _validation_words(dataset) if accelerator.is_main_process else None
+    while True:
+        word = [next(words) if words else None]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(word)
+        if isinstance(word[0], Exception):
+            raise word[0]
+        if word[0] == "valid":
+            return
+
+
+def _validation_words(dataset: ActionDataset) -> Iterator[str | Exception]:
+    """Validate, and yield a sign of life now and then, at last "valid" or the error."""
+    spoken = time.monotonic()
+    try:
+        for _ in dataset.validation():
+            if time.monotonic() - spoken > SIGN_OF_LIFE_S:
+                yield "reading"
+                spoken = time.monotonic()
+    except (UserError, RunError) as error:
+        yield error
+    yield "valid"
+
+
+def place(dataset: ActionDataset, device: torch.device, budget_gb: float) -> str:
+    """Load the data into the memory of the device, or else of the machine, where it fits; return where it is now.
+
+    Args:
+        budget_gb: At most so many GB (1e9 bytes) are loaded, by each process.
+    """
+    if dataset.nbytes > budget_gb * 1e9:
+        return "on disk"
+    if device.type == "cuda" and dataset.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        dataset.load(device)
+        return "in the device's memory"
+    dataset.load()
+    return "in memory"
+
+
+def make_loader(dataset: ActionDataset, config: TrainConfig, device: torch.device) -> DataLoader:
+    """Return whole batches `(B, L, 3)` in the order of `EpochSampler`; Accelerate deals them to the processes."""
+    return DataLoader(
+        dataset,
+        config.batch_size,
+        sampler=EpochSampler(len(dataset), config.seed),
+        collate_fn=_as_it_is,
+        # Making an iterator draws a seed for workers: from here, so that the global stream is left alone.
+        generator=torch.Generator(),
+        pin_memory=device.type == "cuda" and not dataset.on_device,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
+    return batch
