@@ -246,7 +246,7 @@ def parse_args() -> argparse.Namespace:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0], formatter_class=formatter)
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=[*SIZES], help="what is varied")
-    parser.add_argument("--rounds", type=int, default=3, help="times that everything is measured, in turn")
+    parser.add_argument("--rounds", type=int, default=2, help="times that everything is measured, in turn")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a row in a round")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads of one process")
