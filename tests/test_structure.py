@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,13 @@ def test_libraries_stay_in_their_rooms(library, rooms):
 
 
 def test_modules_that_travel_with_the_weights_need_no_others():
-    """denoiser, scheduler and pipeline will lie beside exported weights: torch, numpy, diffusers, the standard library."""
-    allowed = {"torch", "numpy", "diffusers", "dataclasses", "typing", "action_ddim"}
-    for name in ("denoiser", "scheduler", "pipeline", "actions"):
-        assert {part.split(".")[0] for part in imports(MODULES[name])} <= allowed
+    """What lies beside exported weights imports torch, numpy, diffusers, its Hub, the standard library, and each other."""
+    travelling = {"actions", "denoiser", "export", "filling", "guidance", "inversion", "pipeline", "scheduler"}
+    allowed = {"torch", "numpy", "diffusers", "huggingface_hub", "action_ddim", *sys.stdlib_module_names}
+    for name in travelling:
+        found = imports(MODULES[name])
+        assert {part.split(".")[0] for part in found} <= allowed, name
+        assert {part.split(".")[1] for part in found if part.startswith("action_ddim.")} <= travelling, name
 
 
 def test_no_function_is_longer_than_60_lines():

@@ -84,6 +84,7 @@ def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
         "train/lr",
         "train/grad_norm",
         "train/sequences_per_second",
+        "train/skipped_updates",
         "train/seconds",
         "val/seconds",
         "val/loss",
