@@ -122,7 +122,7 @@ def test_file_that_shrinks_ends_the_run_where_it_is(run, own_data, name, tmp_pat
     path = sorted(own_data[name].glob("*_actions.npy"))[0]
     content = path.read_bytes()
     with after_steps({4: lambda: os.truncate(path, 200)}), pytest.raises(RunError) as caught:
-        run(**own_data, **SETTINGS)
+        run(**own_data, **SETTINGS, data_memory_gb=0)
     newest = list_checkpoints(tmp_path / "run")[-1]
     assert str(path) in str(caught.value)
     assert str(caught.value).endswith(f"; the last good checkpoint is {newest}")

@@ -17,6 +17,7 @@ from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.interruption import Interruption
 from action_ddim.loading import open_data
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
@@ -185,8 +186,11 @@ def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_
     config = parse_train_config(flags(data_dir=tmp_path / "data", data_memory_gb=0))
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
     (tmp_path / "data" / "part_00000_actions.npy").unlink()
-    with pytest.raises(RunError, match=r"part_00000_actions\.npy can no longer be read"):
-        train_epoch(run, 1)
+    with (
+        Interruption(None) as interruption,
+        pytest.raises(RunError, match=r"part_00000_actions\.npy can no longer be read"),
+    ):
+        train_epoch(run, 1, interruption)
 
 
 def test_pipeline_holds_the_averaged_weights_and_the_checkpoint_both(run):
