@@ -49,7 +49,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device)
     _check_steps(args, pipeline, "recon_steps", "num_inference_steps")
-    data = _open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
+    data = open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
     settings = AssessmentSettings(
         num_sequences=args.num,
         num_samples=args.num_samples,
@@ -231,7 +231,12 @@ def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *name
             raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")
 
 
-def _open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
+def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
+    """Open a folder of sequences as long as the model's, and read every value once.
+
+    Raises:
+        UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
+    """
     from action_ddim.dataset import ActionDataset
 
     # Without a dataset.json that says otherwise the sequences are as long as the model's.

@@ -23,6 +23,7 @@ from action_ddim.config import TrainConfig
 from action_ddim.dataset import ActionDataset
 from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.masks import draw_masks
 from action_ddim.monitoring import validate
 from action_ddim.run import Run, build, make_accelerator
 from action_ddim.run_folder import RunFolder
@@ -82,10 +83,13 @@ def update_once(run: Run, data: Path) -> dict[str, torch.Tensor]:
     sample = to_model_space(ActionDataset(data / "train").read(range(GLOBAL_BATCH)))
     noise = draw_noise(tuple(sample.shape), generator)
     timesteps = draw_timesteps(GLOBAL_BATCH, run.config.num_train_timesteps, generator)
+    known = draw_masks(GLOBAL_BATCH, sample.shape[1], 0.5, generator)
     rank, count = run.accelerator.process_index, run.config.batch_size
-    sample, noise, timesteps = (values[rank * count : (rank + 1) * count] for values in (sample, noise, timesteps))
+    share = slice(rank * count, (rank + 1) * count)
+    sample, noise, timesteps, known = (values[share] for values in (sample, noise, timesteps, known))
     with run.accelerator.accumulate(run.denoiser):
-        losses = diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings)
+        scheduler, settings = run.pipeline.scheduler, run.loss_settings
+        losses = diffusion_loss(run.denoiser, scheduler, sample, noise, timesteps, known_mask=known, **settings)
         run.accelerator.backward(losses.mean())
         norm = run.accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
         gradients = {f"grad.{name}": value.grad.clone() for name, value in run.pipeline.denoiser.named_parameters()}
