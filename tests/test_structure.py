@@ -2,16 +2,20 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from action_ddim.export import RELATIVE_IMPORT
 
 from .conftest import ROOT
 
 FLOORS = [
     {"errors"},
-    {"actions", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness"},
-    {"metrics", "realism"},
+    {"actions", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness", "masks", "filling", "export"},
+    {"metrics", "realism", "guidance"},
+    {"inversion"},
     {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking"},
     {"evaluation", "model_card"},
     {"run", "assessment"},
@@ -65,10 +69,14 @@ def test_libraries_stay_in_their_rooms(library, rooms):
 
 
 def test_modules_that_travel_with_the_weights_need_no_others():
-    """denoiser, scheduler and pipeline will lie beside exported weights: torch, numpy, diffusers, the standard library."""
-    allowed = {"torch", "numpy", "diffusers", "dataclasses", "typing", "action_ddim"}
-    for name in ("denoiser", "scheduler", "pipeline", "actions"):
-        assert {part.split(".")[0] for part in imports(MODULES[name])} <= allowed
+    """What lies beside exported weights needs diffusers, and what that needs itself: torch, numpy, huggingface_hub."""
+    allowed = {"torch", "numpy", "diffusers", "huggingface_hub", "action_ddim", *sys.stdlib_module_names}
+    travellers = {"denoiser", "scheduler", "pipeline", *RELATIVE_IMPORT.findall(MODULES["pipeline"].read_text())}
+    assert "export" in travellers
+    for name in travellers:
+        needed = imports(MODULES[name])
+        assert {part.split(".")[0] for part in needed} <= allowed
+        assert {part.split(".")[1] for part in needed if part.startswith("action_ddim.")} <= travellers
 
 
 def test_no_function_is_longer_than_60_lines():
