@@ -83,7 +83,6 @@ class TrainConfig:
         group="diffusion",
         at_least=0,
     )
-
     known_probability: float = _flag(
         "share of the training sequences that are shown with some entries known, so that the model can fill in the rest",
         default=0.25,

@@ -1,50 +1,55 @@
-"""A denoiser whose answers have a closed form: the exact posterior mean where every entry of the data is one Gaussian."""
+"""Gaussian data, of which the best denoiser and every DDIM path are known in closed form."""
 
+import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from action_ddim import ActionDDIMPipeline, ExactDDIMScheduler
 
-SEQ_LEN = 6
-MEAN, VARIANCE = 0.2, 0.3  # in model space
+SEQ_LEN = 8
+SIZE = SEQ_LEN * 3
 
 
-class GaussianDenoiser(ModelMixin, ConfigMixin):
-    """Answers E[clean | sample] as the scheduler's prediction type; remembers what it was shown."""
+def make_scheduler(prediction_type: str = "sample", **changes) -> ExactDDIMScheduler:
+    settings = {"beta_schedule": "squaredcos_cap_v2", "timestep_spacing": "trailing", "clip_sample": False}
+    return ExactDDIMScheduler(**settings | changes, prediction_type=prediction_type)
+
+
+def data_covariance() -> tuple[np.ndarray, np.ndarray]:
+    """Variances `(D,)` and the directions that have them, `(D, D)`, in columns."""
+    directions = np.linalg.qr(np.random.default_rng(0).standard_normal((SIZE, SIZE)))[0]
+    return np.geomspace(1e-3, 0.2, SIZE), directions
+
+
+def draw_actions(count: int) -> np.ndarray:
+    """Draw actions `(N, L, 3)` in [0, 1]."""
+    variances, directions = data_covariance()
+    clean = np.random.default_rng(1).standard_normal((count, SIZE)) * variances**0.5 @ directions.T
+    return (clean.reshape(count, SEQ_LEN, 3).clip(-1, 1) + 1) / 2
+
+
+class PosteriorMean(ModelMixin, ConfigMixin):
+    """The exact posterior mean of Gaussian data with mean 0, in float64, in any prediction type."""
 
     @register_to_config
-    def __init__(self, prediction_type: str = "sample", seq_len: int = SEQ_LEN, mask_conditioning: bool = True):
+    def __init__(self, prediction_type: str = "sample", seq_len: int = SEQ_LEN, in_channels: int = 3):
         super().__init__()
-        self.register_to_config(in_channels=3)
-        self.weight = torch.nn.Parameter(torch.zeros(1))  # says on which device and of which type it is
-        self.alphas = ExactDDIMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
-        self.shown: list[tuple] = []
+        self.alphas = make_scheduler().alphas_cumprod.double()
+        variances, directions = data_covariance()
+        self.variances = torch.nn.Parameter(torch.from_numpy(variances), requires_grad=False)
+        self.directions = torch.from_numpy(directions)
 
-    def forward(self, sample, timestep, known_mask=None, return_dict=True):
-        self.shown.append((sample.detach().clone(), known_mask))
-        alpha = self.alphas[int(timestep)].item()
-        clean = posterior_mean(sample, alpha)
-        noise = (sample - alpha**0.5 * clean) / (1 - alpha) ** 0.5
-        velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
+    def forward(self, sample, timestep, return_dict=True):
+        alpha = self.alphas[int(timestep)]
+        shares = alpha.sqrt() * self.variances / (alpha * self.variances + 1 - alpha)
+        clean = (sample.flatten(1) @ self.directions * shares @ self.directions.T).view_as(sample)
+        noise = (sample - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         return ({"sample": clean, "epsilon": noise, "v_prediction": velocity}[self.config.prediction_type],)
 
 
-def posterior_gain(alpha):
-    return alpha**0.5 * VARIANCE / (alpha * VARIANCE + 1 - alpha)
-
-
-def posterior_mean(sample, alpha):
-    return MEAN + posterior_gain(alpha) * (sample - alpha**0.5 * MEAN)
-
-
-def gaussian_pipeline(prediction_type: str = "sample", **config) -> ActionDDIMPipeline:
-    scheduler = ExactDDIMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=prediction_type,
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-    pipeline = ActionDDIMPipeline(GaussianDenoiser(prediction_type, **config), scheduler)
+def make_pipeline(prediction_type: str = "sample") -> ActionDDIMPipeline:
+    pipeline = ActionDDIMPipeline(PosteriorMean(prediction_type), make_scheduler(prediction_type))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -2,49 +2,75 @@ import numpy as np
 import pytest
 import torch
 
-from action_ddim.masks import build_mask, draw_masks
+from action_ddim.masks import (
+    END_SHARE,
+    MEAN_WAYPOINTS,
+    PREFIX_SHARE,
+    PRESS_SHARE,
+    START_SHARE,
+    WAYPOINTS_SHARE,
+    build_mask,
+    draw_masks,
+)
 
 
-def draw(count, probability, seed=0):
-    return draw_masks(count, 20, probability, torch.Generator().manual_seed(seed))
-
-
-def test_words_worked_by_hand():
-    mask = build_mask(6, start=True, end=True, waypoints=[2, -2])
-    assert mask[:, 0].tolist() == mask[:, 1].tolist() == [True, False, True, False, True, True]
-    assert not mask[:, 2].any()
-    np.testing.assert_array_equal(build_mask(4, prefix=2), [[True] * 3, [True] * 3, [False] * 3, [False] * 3])
-    np.testing.assert_array_equal(build_mask(2, press=True), [[False, False, True]] * 2)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"start": True}, ["xy.", "...", "...", "..."]),
+        ({"end": True}, ["...", "...", "...", "xy."]),
+        ({"waypoints": [1, -2]}, ["...", "xy.", "xy.", "..."]),
+        ({"prefix": 2}, ["xyp", "xyp", "...", "..."]),
+        ({"press": True}, ["..p", "..p", "..p", "..p"]),
+        ({"start": True, "prefix": 1, "end": True, "press": True}, ["xyp", "..p", "..p", "xyp"]),
+    ],
+)
+def test_words_say_what_is_known(words, expected):
+    mask = build_mask(4, **words)
+    assert mask.dtype == bool
+    assert ["".join(name if known else "." for name, known in zip("xyp", row, strict=True)) for row in mask] == expected
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [({}, "nothing is known"), ({"waypoints": [6]}, "waypoint 6"), ({"waypoints": [-7]}, "waypoint -7"), ({"prefix": 7}, "7")],
+    [
+        ({}, "nothing is known"),
+        ({"waypoints": [1, 4]}, "waypoint 4 lies outside the 4 steps"),
+        ({"waypoints": [-5]}, "waypoint -5 lies outside"),
+        ({"prefix": 5}, "prefix is 5"),
+        ({"prefix": -1}, "prefix is -1"),
+    ],
 )
-def test_words_that_make_no_mask_are_refused(words, message):
+def test_words_that_fit_no_action_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        build_mask(6, **words)
+        build_mask(4, **words)
 
 
-def test_share_of_masks_that_know_something():
-    assert not draw(100, 0.0).any()
-    some = draw(4000, 0.5).any(dim=(1, 2)).double().mean().item()
-    # A mask is empty where no word fell on it, or a beginning of no steps or no waypoint came of it.
-    assert 0.5 * 0.8 < some < 0.5
+def test_drawn_masks_hold_each_word_as_often_as_they_say():
+    num_sequences, seq_len = 20_000, 12
+    masks = draw_masks(num_sequences, seq_len, 0.6, torch.Generator().manual_seed(0)).numpy()
+    assert masks.dtype == bool
+    assert masks.shape == (num_sequences, seq_len, 3)
+    np.testing.assert_array_equal(masks[..., 0], masks[..., 1])  # a place is known whole
 
+    def holds(share: np.ndarray, expected: float):
+        assert abs(share.mean() - 0.6 * expected) < 5 * (0.25 / num_sequences) ** 0.5
 
-def test_every_word_is_drawn():
-    masks = draw(4000, 1.0)
+    passed = WAYPOINTS_SHARE * MEAN_WAYPOINTS / seq_len
     place, press = masks[..., 0], masks[..., 2]
-    assert torch.equal(place, masks[..., 1])
-    ends_only = place[:, [0, -1]].all(dim=1) & (place.sum(dim=1) == 2) & ~press.any(dim=1)
-    press_only = press.all(dim=1) & ~place.any(dim=1)
-    beginning = (place[:, :10] & press[:, :10]).all(dim=1) & ~press[:, -1]
-    waypoints = place[:, 3:17].any(dim=1) & ~press.any(dim=1)
-    for word in (ends_only, press_only, beginning, waypoints):
-        assert 0.01 < word.double().mean() < 0.5
+    no_waypoint = 1 - WAYPOINTS_SHARE * (1 - (1 - MEAN_WAYPOINTS / seq_len) ** seq_len)
+    nothing = (1 - START_SHARE) * (1 - END_SHARE) * (1 - PREFIX_SHARE) * (1 - PRESS_SHARE) * no_waypoint
+    holds(masks.any(axis=(1, 2)), 1 - nothing)
+    holds(place[:, 0], 1 - (1 - START_SHARE) * (1 - PREFIX_SHARE) * (1 - passed))
+    # A prefix of a uniform length reaches past the first half of the time in half of the cases.
+    holds(place[:, 6], 1 - (1 - PREFIX_SHARE * 0.5) * (1 - passed))
+    holds(press[:, 0], 1 - (1 - PRESS_SHARE) * (1 - PREFIX_SHARE))
+    holds(press.all(axis=1), 1 - (1 - PRESS_SHARE) * (1 - PREFIX_SHARE / seq_len))
+    holds(place[:, -1], 1 - (1 - END_SHARE) * (1 - PREFIX_SHARE / seq_len) * (1 - passed))
 
 
-def test_draw_is_a_function_of_the_generator():
-    assert torch.equal(draw(10, 0.7), draw(10, 0.7))
-    assert not torch.equal(draw(10, 0.7), draw(10, 0.7, seed=1))
+def test_drawn_masks_follow_their_generator_and_probability():
+    first, again, other = (draw_masks(50, 8, 1.0, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not draw_masks(200, 8, 0.0, torch.Generator().manual_seed(0)).any()
