@@ -91,6 +91,8 @@ def test_metrics_are_those_of_one_process(facts):
     for rank in facts[2]:
         assert rank["metrics"].keys() == alone.keys()
         for name, value in alone.items():
+            if "second" in name:
+                continue
             assert rank["metrics"][name] == pytest.approx(value, rel=1e-5), name
 
 
@@ -108,7 +110,7 @@ def test_only_the_first_process_writes(facts):
     """The other makes the folder of its own random state, where it comes first, and nothing else."""
     first, second = (set(rank["written"]) for rank in facts[2])
     assert {"config.json", "metrics.csv", "samples.png", "progress.json", "model_index.json"} <= first
-    assert all(name.startswith(".checkpoint-") or name.startswith("random_states_1") for name in second), second
+    assert all(name == ".partial" or name.startswith("random_states_1") for name in second), second
 
 
 def test_data_of_one_sequence_trains_on_two_processes(facts):
@@ -127,8 +129,8 @@ def test_fsdp_trains_as_ddp_does(facts, folder):
         with open(folder / "out_2" / name / "metrics.csv", newline="") as file:
             tables.append([{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)])
     for whole, sharded in zip(*tables, strict=True):
-        for key in whole.keys() - {"train/sequences_per_second"}:
-            if "per_second" not in key:
+        for key in whole:
+            if "second" not in key:
                 assert sharded[key] == pytest.approx(whole[key], rel=1e-4), key
     weights = [
         load_file(folder / "out_2" / name / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
