@@ -19,7 +19,7 @@ class Known(NamedTuple):
 
     def into_sample(self, sample: torch.Tensor) -> torch.Tensor:
         """Put the known entries into a sample in model space."""
-        return torch.where(self.mask, to_model_space(self.actions), sample)
+        return torch.where(self.mask, to_model_space(self.actions).to(sample.dtype), sample)
 
 
 def check_known(known, mask) -> Known:

@@ -266,18 +266,18 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is {eta}, not in [0, 1]")
 
-    def _to_device(self, values: Values, name: str) -> torch.Tensor:
-        """Check the shape `(N, L, 3)` and bring the values to the denoiser's device and type."""
+    def _to_device(self, values: Values, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Check the shape `(N, L, 3)` and bring the values to the denoiser's device, and to its type by default."""
         values = torch.as_tensor(values)
         expected = (self.denoiser.config.seq_len, self.denoiser.config.in_channels)
         if values.ndim != 3 or tuple(values.shape[1:]) != expected or not len(values):
             raise ValueError(f"{name} have the shape {tuple(values.shape)}, not (N, {expected[0]}, {expected[1]})")
         if not torch.isfinite(values).all():
             raise ValueError(f"{name} hold NaN or infinity")
-        return values.to(device=self._execution_device, dtype=self.denoiser.dtype)
+        return values.to(device=self._execution_device, dtype=dtype or self.denoiser.dtype)
 
     def _known(self, known: Values | None, mask: Values | None) -> Known | None:
-        """Check what is known, and bring it to the denoiser's device and type; None where nothing is."""
+        """Check what is known, and bring it to the denoiser's device; None where nothing is."""
         if known is None and mask is None:
             return None
         if known is None or mask is None:
@@ -285,7 +285,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if not getattr(self.denoiser.config, "mask_conditioning", False):
             raise ValueError("this denoiser cannot fill in; it was trained without known entries (--known_probability 0)")
         checked = check_known(known, mask)
-        return Known(self._to_device(checked.actions, "known actions"), checked.mask.to(self._execution_device))
+        dtype = torch.promote_types(self.denoiser.dtype, torch.float32)  # a half-precision denoiser would cost them bits
+        return Known(self._to_device(checked.actions, "known actions", dtype), checked.mask.to(self._execution_device))
 
     def _draw_noise(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
         if isinstance(generator, list) and len(generator) != shape[0]:

@@ -73,6 +73,31 @@ def test_oracle_walks_the_exact_path_in_any_number_of_steps(spacing, prediction_
         assert worst_error_on_the_path(scheduler) <= 1e-9, num_steps
 
 
+@pytest.mark.slow
+@every_spacing
+@every_prediction_type
+def test_oracle_walks_the_exact_path_in_every_number_of_steps(spacing, prediction_type):
+    """As above, in numbers instead of tensors: a step is plain arithmetic, and there are half a million of them."""
+    scheduler = make_scheduler(timestep_spacing=spacing, prediction_type=prediction_type)
+    all_alphas = scheduler.alphas_cumprod.double().numpy()
+    clean, noise = np.float64(0.7), np.float64(-1.3)
+    for num_steps in range(1, 1001):
+        scheduler.set_timesteps(num_steps)
+        timesteps = scheduler.timesteps.tolist()
+        signal, spread = np.sqrt(all_alphas[timesteps]), np.sqrt(1 - all_alphas[timesteps])
+        answers = {
+            "sample": np.full(num_steps, clean),
+            "epsilon": np.full(num_steps, noise),
+            "v_prediction": signal * noise - spread * clean,
+        }[prediction_type]
+        sample, walked = signal[0] * clean + spread[0] * noise, []
+        for timestep, answer in zip(timesteps, answers, strict=True):
+            sample = scheduler.step(answer, timestep, sample, return_dict=False)[0]
+            walked.append(sample)
+        path = np.append(signal[1:] * clean + spread[1:] * noise, clean)
+        assert np.square(walked - path).max() <= 1e-9, num_steps
+
+
 @every_prediction_type
 @pytest.mark.parametrize("timesteps", [[499, 399, 17, 0], [999], [0], [800, 799]], ids=str)
 def test_oracle_walks_the_exact_path_along_a_list_of_ones_own(timesteps, prediction_type):
