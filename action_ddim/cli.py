@@ -101,6 +101,7 @@ VERBS = {
     "evaluate": _door(model_cli.evaluate),
     "sample": _door(model_cli.sample),
     "reconstruct": _door(model_cli.reconstruct),
+    "export": _door(model_cli.export),
 }
 
 

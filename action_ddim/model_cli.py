@@ -1,11 +1,10 @@
-"""The verbs for a finished model: `evaluate`, `sample` and `reconstruct`. `cli.py` gives them their doors.
+"""The verbs for a finished model: `evaluate`, `sample`, `reconstruct` and `export`. `cli.py` gives them their doors.
 
 Each takes the arguments after it, does its work, and raises a UserError for a mistake.
 """
 
 import argparse
-import os
-from collections.abc import Callable, Iterable
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +13,9 @@ import numpy as np
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
 from action_ddim.config import OneLineParser
 from action_ddim.errors import UserError
+from action_ddim.outputs import check_output, check_writable, write_actions, write_plot
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from action_ddim.dataset import ActionDataset
     from action_ddim.pipeline import ActionDDIMPipeline
 
@@ -41,7 +39,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
 
     if args.out:
         for name in (JSON_NAME, HTML_NAME):
-            _check_output("--out", args.out / name, args.overwrite)
+            check_output("--out", args.out / name, args.overwrite)
     from action_ddim.assessment import AssessmentSettings, assess
     from action_ddim.realism import check_eval_packages
     from action_ddim.report import tables, write_report
@@ -91,9 +89,9 @@ def sample(argv: list[str], prog: str | None) -> None:
     batches = draw_samples(
         pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
     )
-    actions = _write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), seq_len, batches)
+    actions = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), seq_len, batches)
     print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
-    _write_plot(args.plot, lambda: plots.plot_samples(np.array(actions[:NUM_SHEET])))
+    write_plot(args.plot, lambda: plots.plot_samples(np.array(actions[:NUM_SHEET])))
 
 
 def reconstruct(argv: list[str], prog: str | None) -> None:
@@ -127,7 +125,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
-    cleaned = _write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
+    cleaned = write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
     print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
 
     def figure():
@@ -135,7 +133,29 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
         noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
         return plots.plot_reconstructions(shown, noisy, np.array(cleaned[: len(shown)]))
 
-    _write_plot(args.plot, figure)
+    write_plot(args.plot, figure)
+
+
+def export(argv: list[str], prog: str | None) -> None:
+    """Write a model with its code, to load without this package."""
+    parser = OneLineParser(prog=prog, description=export.__doc__, allow_abbrev=False)
+    _add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
+    args = parser.parse_args(argv)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise UserError(f"--out {args.out} is not empty; name a new folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder")
+    check_writable("--out", args.out)
+    pipeline = load_pipeline(args.model, "cpu")
+    card = Path(args.model) / "README.md"
+    try:
+        pipeline.export(args.out)
+        if card.is_file():
+            shutil.copy(card, args.out)
+    except OSError as error:
+        raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+    print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
 
 
 def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
@@ -151,6 +171,8 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
             f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
         )
         raise UserError(f"--model {model} is not a pipeline folder; {remedy}")
+    if (folder / "pipeline.py").is_file():
+        raise UserError(f"--model {model} is an exported model with code of its own; name the folder it was exported from")
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -183,12 +205,17 @@ def _model_parser(prog: str | None, description: str | None, *, batch_size: int)
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=description, formatter_class=formatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--model", required=True, default=argparse.SUPPRESS, help="pipeline folder, as a training run leaves it")
+    _add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA GPU where there is one")
     add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
     add("--overwrite", action="store_true", help="replace files that exist")
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    help_text = "pipeline folder, as a training run leaves it"
+    parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -210,18 +237,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path is not None and path.suffix != suffix:
             raise UserError(f"{flag} {path} does not end in {suffix}; it is written in that format")
         if path is not None:
-            _check_output(flag, path, args.overwrite)
-
-
-def _check_output(flag: str, path: Path, overwrite: bool) -> None:
-    """Raise a UserError where a file is in the way, or its folder could not be made, before any work."""
-    if path.is_dir():
-        raise UserError(f"{flag} {path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise UserError(f"{flag} {path} exists; name another, or add --overwrite")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
+            check_output(flag, path, args.overwrite)
 
 
 def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
@@ -256,35 +272,3 @@ def _check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
         if invalid is not None:
             row, fault = invalid
             raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
-
-
-def _write_actions(path: Path, shape: tuple[int, ...], seq_len: int, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Write batches `(B, L, 3)` as they come to one file of this shape; return it mapped as `(N, L, 3)`."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        sequences, first = file.reshape(-1, seq_len, NUM_CHANNELS), 0
-        for batch in batches:
-            sequences[first : first + len(batch)] = batch
-            first += len(batch)
-        file.flush()
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"--out {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return sequences
-
-
-def _write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
-    if path is None:
-        return
-    from action_ddim import plots
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(plots.image_to_png(plots.figure_to_image(draw())))
-    except OSError as error:
-        raise UserError(f"--plot {path} cannot be written: {error.strerror or error}") from error
-    print(f"picture: {path}")

@@ -36,11 +36,11 @@ def plot_reconstructions(original: np.ndarray, noisy: np.ndarray, reconstructed:
         for column, (title, actions) in enumerate(zip(titles, (original, noisy, reconstructed), strict=True)):
             # The noisy press says nothing at a glance; the true span shows where the gesture lies.
             pressed = (original if title == "noisy" else actions)[row, :, PRESS]
-            _plot_over_time(axes[row, column], actions[row], pressed, points=title == "noisy")
+            plot_over_time(axes[row, column], actions[row], pressed, points=title == "noisy")
             if row == 0:
                 axes[row, column].set_title(title)
-        _plot_stroke(axes[row, 3], original[row], color="black", label="original")
-        _plot_stroke(axes[row, 3], reconstructed[row], color=COLORS["x"], label="reconstructed")
+        plot_stroke(axes[row, 3], original[row], color="black", label="original")
+        plot_stroke(axes[row, 3], reconstructed[row], color=COLORS["x"], label="reconstructed")
     axes[0, 3].set_title("pressed, on the screen")
     axes[0, 3].legend(fontsize=8)
     axes[0, 0].legend(fontsize=8, loc="upper right")
@@ -67,10 +67,10 @@ def plot_samples(actions: np.ndarray) -> Figure:
         over_time, screen = axes[2 * row, column], axes[2 * row + 1, column]
         over_time.set_visible(True)
         screen.set_visible(True)
-        _plot_over_time(over_time, sequence, sequence[:, PRESS])
+        plot_over_time(over_time, sequence, sequence[:, PRESS])
         over_time.set_xlabel("time [steps]", fontsize=9)
         screen.plot(*sequence[:, :PRESS].T, "-", lw=0.8, color=COLORS["press"], label="whole way")
-        _plot_stroke(screen, sequence, color="black", label="pressed")
+        plot_stroke(screen, sequence, color="black", label="pressed")
         screen.set_xlabel("x [screen]", fontsize=9)
     for over_time, screen in axes[:, 0].reshape(-1, 2):
         over_time.set_ylabel("x, y [screen]", fontsize=9)
@@ -204,7 +204,7 @@ def image_to_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, points: bool = False) -> None:
+def plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, points: bool = False) -> None:
     """Draw x and y over time; the background is shaded where the press is down."""
     time = np.arange(len(sequence))
     axis.fill_between(
@@ -220,7 +220,7 @@ def _plot_over_time(axis: Axes, sequence: np.ndarray, pressed: np.ndarray, point
     axis.tick_params(labelsize=8)
 
 
-def _plot_stroke(axis: Axes, sequence: np.ndarray, *, color: str, label: str) -> None:
+def plot_stroke(axis: Axes, sequence: np.ndarray, *, color: str, label: str) -> None:
     """Draw the pressed path on the screen, y downwards, with a gap between presses and a dot where each starts."""
     pressed = sequence[:, PRESS] > PRESS_THRESHOLD
     path = np.where(pressed[:, None], sequence[:, [X, Y]], np.nan)

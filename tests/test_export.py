@@ -66,6 +66,14 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def contents(folder: Path) -> dict:
+    """The files, but for where diffusers notes that a pipeline was loaded from."""
+    found: dict = files(folder)
+    for name in [name for name in found if name.endswith(".json")]:
+        found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "_name_or_path"}
+    return found
+
+
 @pytest.mark.slow
 def test_exported_folder_loads_without_the_package_and_exports_itself_again(pipeline, tmp_path, python):
     known, mask = np.random.default_rng(0).random((SEQ_LEN, 3), dtype=np.float32), build_mask(SEQ_LEN, prefix=4, end=True)
@@ -89,7 +97,7 @@ def test_exported_folder_loads_without_the_package_and_exports_itself_again(pipe
     script = f"{WITHOUT_THE_PACKAGE}{LOAD}\npipeline.export('again')\n"
     result = python("-I", "-c", script, *arguments, **settings)
     assert result.returncode == 0, result.stderr
-    assert files(elsewhere / "again") == files(tmp_path / "exported")
+    assert contents(elsewhere / "again") == contents(tmp_path / "exported")
     settings["HF_MODULES_CACHE"] = str(tmp_path / "other modules")
     result = python("-I", "-c", WITHOUT_THE_PACKAGE + LOAD, elsewhere / "again", tmp_path / "expected.npz", **settings)
     assert result.returncode == 0, result.stderr

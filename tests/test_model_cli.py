@@ -1,4 +1,4 @@
-"""`action-ddim evaluate`, `sample` and `reconstruct` as users call them, and each of their mistakes in one line."""
+"""`action-ddim evaluate`, `sample`, `reconstruct` and `export` as users call them, and each of their mistakes in one line."""
 
 import json
 import shutil
@@ -70,6 +70,29 @@ def test_reconstruction_has_the_shape_of_its_input_and_is_that_of_the_pipeline(s
     expected = pipeline_of(model).reconstruct(actions, 0.3, 20, generator=generator).actions
     np.testing.assert_allclose(cleaned.reshape(expected.shape), expected, atol=1e-5)
     assert Image.open(tmp_path / "out.png").width > 1000
+
+
+def test_export_writes_what_the_pipeline_exports_and_the_model_card(model, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("# Strokes\n")
+    assert call("export", "--model", tmp_path / "model", "--out", tmp_path / "new" / "exported") == 0
+    written = capsys.readouterr()
+    assert written.err == ""
+    assert "trust_remote_code=True" in written.out
+    exported = tmp_path / "new" / "exported"
+    assert (exported / "README.md").read_text() == "# Strokes\n"
+    pipeline_of(tmp_path / "model").export(tmp_path / "expected")
+    expected = {path.relative_to(tmp_path / "expected"): path for path in (tmp_path / "expected").rglob("*") if path.is_file()}
+    assert len(expected) > 10
+    for name, path in expected.items():
+        assert (exported / name).read_bytes() == path.read_bytes(), name
+
+
+def test_code_of_an_exported_model_is_not_run(model, tmp_path, capsys):
+    pipeline_of(model).export(tmp_path / "exported")
+    capsys.readouterr()
+    assert call("sample", "--model", tmp_path / "exported", "--num", 1, "--out", tmp_path / "a.npy") == 2
+    one_line(capsys, "is an exported model with code of its own; name the folder it was exported from")
 
 
 def test_nothing_is_replaced_unasked(model, tmp_path, capsys):
@@ -160,6 +183,10 @@ def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
         (("evaluate", "--data_dir", "longer"), "longer holds sequences of 30 steps"),
         (("evaluate", "--data_dir", "longer", "--num_samples", 0), "--num_samples is 0"),
         (("evaluate", "--data_dir", "longer", "--out", "report"), "report.html exists"),
+        (("export", "--out", "report"), "--out report is not empty; name a new folder"),
+        (("export", "--out", "in.npy"), "--out in.npy is a file"),
+        (("export", "--out", "in.npy/exported"), "cannot be written"),
+        (("export",), "--out"),
     ],
 )
 def test_mistakes_are_one_line(words, message, model, tmp_path, monkeypatch, capsys):

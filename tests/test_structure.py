@@ -16,7 +16,7 @@ FLOORS = [
     {"guidance", "export", "metrics", "realism", "action_file", "check_record", "sampler"},
     {"inversion"},
     {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking", "interruption"},
-    {"evaluation", "model_card", "run_folder", "loading"},
+    {"evaluation", "model_card", "run_folder", "loading", "outputs", "path_plots"},
     {"run", "assessment"},
     {"monitoring", "report", "resume"},
     {"saving"},
@@ -56,10 +56,10 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize(
     ("library", "rooms"),
     [
-        # interruption and tracking name a type of it only.
-        ("accelerate", {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "tracking"}),
+        # interruption, saving and tracking name a type of it only.
+        ("accelerate", {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "saving", "tracking"}),
         ("wandb", {"tracking"}),
-        ("matplotlib", {"plots", "assessment", "model_cli"}),  # which but for plots name a type of it only
+        ("matplotlib", {"plots", "path_plots", "assessment", "outputs"}),  # the last two name a type of it only
         ("sklearn", {"realism"}),
         ("scipy", {"realism"}),
     ],
