@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from accelerate import Accelerator
 
 from action_ddim import tracking
 from action_ddim.checkpoint import WriteError, checkpoints_to_delete, list_checkpoints, on_main, write_checkpoint
@@ -79,8 +80,7 @@ def save_pipeline(run: Run, final: Path) -> bool:
 def stop(run: Run, reason: int) -> NoReturn:
     """Save the run and end it."""
     saved = save(run)
-    tracking.finish_trackers(run.accelerator)
-    run.accelerator.end_training()
+    end(run.accelerator)
     where = f"after update {run.update} ({REASONS[reason]})"
     if not saved:
         raise RunStopped(f"the run stops {where} and could not be saved; {last_checkpoint(run.folder)}", exit_code(reason))
@@ -88,6 +88,15 @@ def stop(run: Run, reason: int) -> NoReturn:
         f"the run stops {where}; {last_checkpoint(run.folder)}, {RESUME_ADVICE}",
         exit_code(reason),
     )
+
+
+def end(accelerator: Accelerator) -> None:
+    """Close the trackers, and the connections between processes. MUST be called on every rank."""
+    tracking.finish_trackers(accelerator)
+    # A thread of gloo may still be about to let go of the last tensor that was gathered, for which it needs Python's lock;
+    # closing the connections waits for that thread, and holds the lock. A barrier waits for what was before it, without.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def last_checkpoint(folder: RunFolder) -> str:

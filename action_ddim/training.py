@@ -30,6 +30,7 @@ from action_ddim.run import Run, build, check_device, make_accelerator
 from action_ddim.run_folder import RunFolder
 from action_ddim.saving import (
     data_failures_rescued,
+    end,
     failures_explained,
     last_checkpoint,
     save,
@@ -305,8 +306,7 @@ def measure(run: Run, epoch: int, metrics: dict[str, float]) -> bool:
 
 def finish(run: Run, saved: bool) -> None:
     """Close the trackers, and say where everything lies."""
-    tracking.finish_trackers(run.accelerator)
-    run.accelerator.end_training()
+    end(run.accelerator)
     folder = run.folder
     if not saved:
         raise RunError(

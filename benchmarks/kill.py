@@ -138,7 +138,7 @@ def outcome(run: Path) -> dict:
     weights = [(run / name / WEIGHTS).read_bytes() for name in ("pipeline", "pipeline-best")]
     return {
         "checkpoint": {name: entry for name, entry in manifest.items() if name != "metrics.csv"},
-        "metrics": [{name: value for name, value in row.items() if "per_second" not in name} for row in read_metrics(run)],
+        "metrics": [{name: value for name, value in row.items() if "second" not in name} for row in read_metrics(run)],
         "pipelines": weights,
     }
 

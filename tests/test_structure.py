@@ -57,7 +57,10 @@ def test_imports_go_down(name):
     ("library", "rooms"),
     [
         # interruption, saving and tracking name a type of it only.
-        ("accelerate", {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "saving", "tracking"}),
+        (
+            "accelerate",
+            {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "saving", "tracking"},
+        ),
         ("wandb", {"tracking"}),
         ("matplotlib", {"plots", "path_plots", "assessment", "outputs"}),  # the last two name a type of it only
         ("sklearn", {"realism"}),
