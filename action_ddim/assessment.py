@@ -182,10 +182,10 @@ def _invert(
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
             batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
-            encoded = pipeline.invert(batch, num_inference_steps=S, generator=generators)
-            decoded = pipeline(latents=encoded.latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
+            latents, residual = pipeline.invert(batch, S, generator=generators, return_dict=False)
+            decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
-            parts.append({**statistics, "residual": encoded.residual.double().cpu().numpy()})
+            parts.append({**statistics, "residual": residual.double().cpu().numpy()})
             progress.update(len(batch))
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     metrics = summarize(statistics)
