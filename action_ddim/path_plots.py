@@ -1,5 +1,7 @@
 """Figures of what DDIM allows beyond drawing: paths between two actions, and actions that were filled in."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -72,7 +74,7 @@ def _plot_way(axis: Axes, sequence: np.ndarray) -> None:
 def _mark_given(over_time: Axes, screen: Axes, given: np.ndarray) -> None:
     """Mark given places by circles in both, and the steps at which the press is given by a bar above."""
     time = np.arange(len(given))
-    marks = {"ls": "", "marker": "o", "ms": 4, "mfc": "none", "color": KNOWN_COLOR}
+    marks: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4, "mfc": "none", "color": KNOWN_COLOR}
     for channel in (X, Y):
         over_time.plot(time, given[:, channel], **marks, label=f"given {CHANNELS[channel]}")
     bar = np.where(np.isnan(given[:, PRESS]), np.nan, 1.03)
