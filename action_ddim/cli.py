@@ -13,7 +13,7 @@ from action_ddim.config import OneLineParser, parse_train_config
 from action_ddim.errors import RunError, UserError
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
-SPEAK_AFTER_S = 3  # launchers end the others within a second
+SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine within a few
 
 
 def train(argv: list[str], prog: str | None = None) -> int:
