@@ -14,7 +14,7 @@ from action_ddim.config import OneLineParser, parse_train_config
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
-SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine later
+SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine within a few
 
 
 def train(argv: list[str], prog: str | None = None) -> int:

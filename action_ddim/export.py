@@ -47,6 +47,9 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
             shutil.copy(source, folder / name)
             index[name] = [source.stem, type(component).__name__]
     index_path.write_text(json.dumps(index, indent=2) + "\n")
+    for path in folder.glob("*/*config.json"):  # where the weights were loaded from is nobody else's business
+        config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 class SelfContainedMixin(PushToHubMixin):
