@@ -1,8 +1,10 @@
 """How a run is saved while it is under way, and how it ends where it cannot go on: always in one line, with what is kept."""
 
 import json
+import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from action_ddim.run import Run
 from action_ddim.run_folder import RunFolder
 
 MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4), --d_model (64, 32) or --data_memory_gb, or use --device cpu"
+SETTLING_S = 0.2
 RESUME_ADVICE = "--resume_from_checkpoint latest goes on from there"
 
 
@@ -93,9 +96,6 @@ def stop(run: Run, reason: int) -> NoReturn:
 def end(accelerator: Accelerator) -> None:
     """Close the trackers, and the connections between processes. MUST be called on every rank."""
     tracking.finish_trackers(accelerator)
-    # A thread of gloo may still be about to let go of the last tensor that was gathered, for which it needs Python's lock;
-    # closing the connections waits for that thread, and holds the lock. A barrier waits for what was before it, without.
-    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
@@ -124,6 +124,21 @@ def data_failures_rescued(run: Run) -> Iterator[None]:
         if run.accelerator.num_processes == 1 and is_at_update(run):
             save(run)
         raise RunError(f"{error}; {last_checkpoint(run.folder)}") from error
+
+
+@contextmanager
+def threads_settled() -> Iterator[None]:
+    """Give gloo's threads a moment after the last exchange between processes.
+
+    One of them may still be about to let go of a tensor, for which it needs Python's lock. When the model goes, at the end
+    of the run, its process group waits for that thread, and holds the lock: the process would never end. (A barrier does not
+    help: it takes the tensor over.)
+    """
+    try:
+        yield
+    finally:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            time.sleep(SETTLING_S)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from action_ddim.saving import (
     save,
     save_pipeline,
     stop,
+    threads_settled,
     write_failures_said,
 )
 
@@ -56,7 +57,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     tracking.check_trackers(config.report_to)
     folder.check(in_place=config.resume_from_checkpoint is not None)
     train_data, val_data = open_data(config)
-    with folder.locked(), Interruption(config.max_train_time) as interruption, failures_explained(folder):
+    with folder.locked(), Interruption(config.max_train_time) as interruption, threads_settled(), failures_explained(folder):
         accelerator = make_accelerator(config)
         identity = resume.identity(config, accelerator, train_data.seq_len)
         origin = resume.find_origin(config, identity, accelerator.print)
