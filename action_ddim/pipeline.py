@@ -283,7 +283,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if known is None or mask is None:
             raise ValueError("known and mask go together; give both, or neither")
         if not getattr(self.denoiser.config, "mask_conditioning", False):
-            raise ValueError("this denoiser cannot fill in; it was trained without known entries (--known_probability 0)")
+            raise ValueError("this denoiser cannot fill in; it was trained without known entries (--known_probability is 0)")
         checked = check_known(known, mask)
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)  # a half-precision denoiser would cost them bits
         return Known(self._to_device(checked.actions, "known actions", dtype), checked.mask.to(self._execution_device))

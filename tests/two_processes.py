@@ -44,6 +44,7 @@ def make_config(data: Path, out: Path, name: str, **changes) -> TrainConfig:
     flags = {
         "batch_size": GLOBAL_BATCH // PartialState().num_processes,
         **{"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "num_epochs": 1, "device": "cpu"},
+        "known_probability": 0.5,
         **{"data_dir": str(data / "train"), "val_data_dir": str(data / "val"), "report_to": ("none",)},
     }
     return TrainConfig(**{**flags, "save_dir": str(out / name), **changes})
