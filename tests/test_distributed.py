@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from action_ddim.gestures import GestureConfig, write_dataset
 
-from .conftest import ROOT, SEQ_LEN
+from .conftest import ROOT, SEQ_LEN, TRAINER
 
-TRAINER = ROOT / "train_diffusion_ddim.py"
 SCRIPT = Path(__file__).with_name("two_processes.py")
 MULTI_CPU = ROOT / "accelerate_configs" / "multi_cpu.yaml"
 NUM_TRAIN, NUM_VAL, GLOBAL_BATCH = 150, 5, 64

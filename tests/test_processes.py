@@ -1,20 +1,13 @@
 """Real processes: the doors as users open them."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 
-from .conftest import REAL, ROOT, SEQ_LEN
+from .conftest import REAL, SEQ_LEN, TRAINER, timeless
 
-TRAINER = ROOT / "train_diffusion_ddim.py"
 pytestmark = pytest.mark.slow
-
-
-def metrics(folder) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if "second" not in name} for row in csv.DictReader(file)]
 
 
 def test_python_and_accelerate_launch_train_the_same(python, flags, tmp_path):
@@ -23,7 +16,7 @@ def test_python_and_accelerate_launch_train_the_same(python, flags, tmp_path):
     assert "model: plain/pipeline" in plain.stdout
     launched = python("-m", "accelerate.commands.launch", "--num_processes", 1, "--cpu", TRAINER, *flags(save_dir="launched"))
     assert launched.returncode == 0, launched.stderr
-    assert metrics(tmp_path / "plain") == metrics(tmp_path / "launched")
+    assert timeless(tmp_path / "plain") == timeless(tmp_path / "launched")
 
 
 def test_mistake_is_one_line_and_exit_code_2(python, flags):
@@ -125,4 +118,4 @@ def test_real_recordings_train(name, python, tmp_path):
         *("--report_to", "none", "--device", "cpu"),
     )
     assert result.returncode == 0, result.stderr
-    assert float(metrics(tmp_path / "run")[-1]["val/mean_snr_db"]) > 5
+    assert float(timeless(tmp_path / "run")[-1]["val/mean_snr_db"]) > 5
