@@ -11,7 +11,7 @@ _PUBLIC = {
     "ActionTransformer1DModel": "action_ddim.denoiser",
     "ExactDDIMScheduler": "action_ddim.scheduler",
     "ActionDDIMPipeline": "action_ddim.pipeline",
-    "ActionPipelineOutput": "action_ddim.pipeline",
+    "ActionPipelineOutput": "action_ddim.pipeline_output",
     "ActionDataset": "action_ddim.dataset",
     "TrainConfig": "action_ddim.config",
     "train": "action_ddim.training",

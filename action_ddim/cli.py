@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from action_ddim import model_cli
-from action_ddim.config import OneLineParser, parse_train_config
+from action_ddim.arguments import OneLineParser, parse_train_config
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 

@@ -28,9 +28,9 @@ class ActionTransformer1DOutput(BaseOutput):
     sample: torch.Tensor
 
 
-def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
+def overlapping(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv1d:
     """Return a map of each patch and its neighbours; at the ends, where zeros would bend strokes, it is its own neighbour."""
-    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate")
+    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate", bias=bias)
 
 
 class PatchEmbedding(nn.Module):
@@ -39,7 +39,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, patch_channels: int, d_model: int, mask_conditioning: bool):
         super().__init__()
         self.read = overlapping(patch_channels, EXPANSION * d_model)
-        self.read_mask = overlapping(patch_channels, EXPANSION * d_model) if mask_conditioning else None
+        # Without a bias, so that no mask is the same as one that is False throughout.
+        self.read_mask = overlapping(patch_channels, EXPANSION * d_model, bias=False) if mask_conditioning else None
         self.proj = nn.Linear(EXPANSION * d_model, d_model)
 
     def forward(self, patches: torch.Tensor, mask_patches: torch.Tensor | None) -> torch.Tensor:
@@ -192,5 +193,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
 
     def _fold(self, steps: torch.Tensor) -> torch.Tensor:
         """Fold steps `(B, L, C)` into patches `(B, N, P*C)`, the last one padded with zeros."""
+        B, L, C = steps.shape
         patch_size = self.config.patch_size
-        return F.pad(steps, (0, 0, 0, -steps.shape[1] % patch_size)).reshape(len(steps), -1, patch_size * steps.shape[2])
+        padding = steps.new_zeros(B, -L % patch_size, C)  # F.pad beside a convolution's padding breaks torch.compile
+        return torch.cat([steps, padding], dim=1).reshape(B, -1, patch_size * C)

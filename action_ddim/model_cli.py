@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
-from action_ddim.config import OneLineParser
+from action_ddim.arguments import OneLineParser
 from action_ddim.errors import UserError
 from action_ddim.outputs import check_output, check_writable, write_actions, write_plot
 

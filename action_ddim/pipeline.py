@@ -1,14 +1,12 @@
 """`ActionDDIMPipeline`: sample actions, reconstruct, invert and fill in, with a trained denoiser."""
 
 import inspect
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from .actions import from_model_space, threshold_press, to_model_space
@@ -16,25 +14,11 @@ from .export import SelfContainedMixin
 from .filling import Known, check_known
 from .guidance import Cost, guide
 from .inversion import invert_step, slerp
+from .pipeline_output import ActionInversionOutput, ActionPipelineOutput
 
 OUTPUT_TYPES = ("np", "pt")
 Values = np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
-
-
-@dataclass
-class ActionPipelineOutput(BaseOutput):
-    """Actions `(N, L, 3)` in [0, 1]: an array with a press of 0 or 1 (`"np"`), or a tensor with a soft press (`"pt"`)."""
-
-    actions: np.ndarray | torch.Tensor
-
-
-@dataclass
-class ActionInversionOutput(BaseOutput):
-    """Latents `(N, L, 3)` in model space, and how exactly each was solved for: the largest residual of a step, `(N,)`."""
-
-    latents: torch.Tensor
-    residual: torch.Tensor
 
 
 class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):

@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
-from action_ddim.config import parse_train_config
+from action_ddim.arguments import parse_train_config
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.training import train
 

@@ -17,7 +17,7 @@ READ_TWICE = """
 import json, re, resource, sys
 from pathlib import Path
 from action_ddim.run_folder import RunFolder
-from action_ddim.config import parse_train_config
+from action_ddim.arguments import parse_train_config
 from action_ddim.loading import open_data
 from action_ddim.run import build, make_accelerator
 from action_ddim.training import failures_explained
