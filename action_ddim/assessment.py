@@ -24,6 +24,8 @@ TARGET_STRENGTH = 0.5  # that of the documented targets
 # Steps there, and back, and the mse that table 2 of the DDIM paper (arXiv 2010.02502) gives for CIFAR-10, on [0, 1] too.
 DDIM_TABLE_2 = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009}
 INVERSION_METRICS = ("mse", "coord_mse", "press_accuracy", "mean_snr_db")
+# Of the latents, over all entries: 0, 1 and 0 where they are standard normal, as those that a pipeline draws.
+LATENT_MOMENTS = ("latent_mean", "latent_std", "latent_kurtosis")
 NUM_SHEET = 15
 NUM_ERROR_SEQUENCES = 128
 NUM_NOISE_SEQUENCES = 32
@@ -91,7 +93,7 @@ class Assessment:
     """What was measured; `report.json` holds it as it is.
 
     - `reconstruction`: the metrics of `metrics.summarize` by strength.
-    - `inversion`: `INVERSION_METRICS` and `residual`, of sequences encoded and decoded in S steps, by S.
+    - `inversion`: `INVERSION_METRICS`, `residual` and `LATENT_MOMENTS`, of sequences encoded and decoded in S steps, by S.
     - `error_by_timestep`: `timesteps`, and mean squared errors `coord` and `press` of the clean actions predicted there.
     """
 
@@ -177,7 +179,9 @@ def _invert(
     pipeline: ActionDDIMPipeline, real: np.ndarray, indices: np.ndarray, S: int, settings: AssessmentSettings
 ) -> dict[str, float]:
     """Encode the first sequences in S steps and decode them in as many; return what came back of them."""
-    parts, count = [], min(settings.num_inverted, len(real))
+    from scipy.stats import kurtosis  # of the extra `eval`
+
+    parts, all_latents, count = [], [], min(settings.num_inverted, len(real))
     with tqdm(total=count, unit="seq", desc=f"inversion, {S} steps", disable=None, leave=False) as progress:
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
@@ -186,10 +190,16 @@ def _invert(
             decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
             parts.append({**statistics, "residual": residual.double().cpu().numpy()})
+            all_latents.append(latents.double().cpu().numpy())
             progress.update(len(batch))
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    metrics = summarize(statistics)
-    return {**{name: metrics[name] for name in INVERSION_METRICS}, "residual": float(statistics["residual"].mean())}
+    metrics, entries = summarize(statistics), np.concatenate(all_latents).ravel()
+    moments = (entries.mean(), entries.std(), kurtosis(entries))
+    return {
+        **{name: metrics[name] for name in INVERSION_METRICS},
+        "residual": float(statistics["residual"].mean()),
+        **{name: float(moment) for name, moment in zip(LATENT_MOMENTS, moments, strict=True)},
+    }
 
 
 def reconstruction_figures(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from action_ddim.actions import PRESS, from_model_space, to_model_space
+from action_ddim.guidance import predict_clean
 from action_ddim.loss import diffusion_loss, draw_noise
 from action_ddim.metrics import sequence_statistics
 from action_ddim.pipeline import ActionDDIMPipeline
@@ -95,20 +96,18 @@ def first_timestep(pipeline: ActionDDIMPipeline, settings: ReconstructionSetting
 
 
 @torch.no_grad()
-def predict_clean(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+def denoise_once(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> torch.Tensor:
     """Return the clean actions that the network sees at once in actions noised to `timestep`, `(N, L, 3)` in model space."""
-    device = pipeline.device
-    pipeline.scheduler.set_timesteps(timesteps=[timestep], device=device)
-    step = pipeline.scheduler.timesteps[0]
+    device, scheduler = pipeline.device, pipeline.scheduler
     sample = to_model_space(torch.as_tensor(actions, device=device))
-    noisy = pipeline.scheduler.add_noise(sample, noise.to(device), step[None])
-    output = pipeline.denoiser(noisy, step, return_dict=False)[0]
-    return pipeline.scheduler.step(output, step, noisy).pred_original_sample.cpu()
+    noisy = scheduler.add_noise(sample, noise.to(device), torch.tensor([timestep], device=device))
+    output = pipeline.denoiser(noisy, timestep, return_dict=False)[0]
+    return predict_clean(output, noisy, scheduler.alphas_cumprod[timestep].item(), scheduler.config.prediction_type).cpu()
 
 
 def predict_noise(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> np.ndarray:
-    """Return the noise that follows from the clean actions of `predict_clean`, `(N, L, 3)`."""
-    clean = predict_clean(pipeline, actions, noise, timestep)
+    """Return the noise that follows from the clean actions of `denoise_once`, `(N, L, 3)`."""
+    clean = denoise_once(pipeline, actions, noise, timestep)
     alpha_bar = pipeline.scheduler.alphas_cumprod[timestep].cpu()
     # The noisy actions are sqrt(a) sample + sqrt(1 - a) noise, whatever part of them is taken for clean.
     return (noise + (alpha_bar / (1 - alpha_bar)).sqrt() * (to_model_space(torch.as_tensor(actions)) - clean)).numpy()
@@ -117,13 +116,13 @@ def predict_noise(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torc
 def error_by_timestep(
     pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, seed: int
 ) -> tuple[list[int], dict[str, list[float]], dict[str, float]]:
-    """Measure `predict_clean` over the schedule: the arguments of `plots.plot_error_by_timestep`."""
+    """Measure `denoise_once` over the schedule: the arguments of `plots.plot_error_by_timestep`."""
     T = pipeline.scheduler.config.num_train_timesteps
     timesteps = sorted({round(place) for place in np.linspace(0, T - 1, NUM_ERROR_TIMESTEPS).tolist()})
     noise = draw_reconstruction_noise(actions, indices, seed)
     errors: dict[str, list[float]] = {"coord": [], "press": []}
     for timestep in timesteps:
-        clean = from_model_space(predict_clean(pipeline, actions, noise, timestep)).numpy()
+        clean = from_model_space(denoise_once(pipeline, actions, noise, timestep)).numpy()
         squared = (clean - actions) ** 2
         errors["coord"].append(float(squared[..., :PRESS].mean()))
         errors["press"].append(float(squared[..., PRESS].mean()))

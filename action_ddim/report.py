@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from action_ddim import __version__
-from action_ddim.assessment import DDIM_TABLE_2, INVERSION_METRICS, TARGET_STRENGTH, Assessment, Picture
+from action_ddim.assessment import DDIM_TABLE_2, INVERSION_METRICS, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
 from action_ddim.metrics import TARGETS
 from action_ddim.tables import Table, targets_table
 
@@ -69,17 +69,18 @@ def _reconstruction_table(assessment: Assessment) -> Table:
 
 
 def _inversion_table(assessment: Assessment) -> Table:
+    names = (*INVERSION_METRICS, "residual", *LATENT_MOMENTS)
     rows = tuple(
-        (str(S), *(f"{values[name]:.4g}" for name in (*INVERSION_METRICS, "residual")), f"{DDIM_TABLE_2[S]:g}")
+        (str(S), *(f"{values[name]:.3g}" for name in names), f"{DDIM_TABLE_2[S]:g}")
         for S, values in assessment.inversion.items()
     )
     count = min(assessment.settings.num_inverted, assessment.num_sequences)
     return Table(
         "DDIM inversion",
-        ("steps", *INVERSION_METRICS, "residual", "mse, DDIM paper"),
+        ("steps", *(name.replace("_", " ") for name in names), "mse, DDIM paper"),
         rows,
-        f"{count} held-out sequences, encoded and decoded in as many steps. The last column is table 2 of the DDIM paper"
-        " (arXiv 2010.02502), for images.",
+        f"{count} held-out sequences, encoded and decoded in as many steps. Latents that are standard normal have mean 0,"
+        " deviation 1 and excess kurtosis 0. The last column is table 2 of the DDIM paper (arXiv 2010.02502), for images.",
     )
 
 

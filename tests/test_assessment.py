@@ -17,9 +17,9 @@ from action_ddim.assessment import AssessmentSettings, assess, draw_samples
 from action_ddim.cli import main
 from action_ddim.dataset import ActionDataset
 from action_ddim.evaluation import (
+    denoise_once,
     draw_reconstruction_noise,
     error_by_timestep,
-    predict_clean,
     predict_noise,
     reconstruction_generators,
 )
@@ -90,6 +90,11 @@ def test_inversion_is_encoded_and_decoded_in_as_many_steps(assessed, pipeline, r
     for name in ("mse", "coord_mse", "press_accuracy", "mean_snr_db"):
         assert assessment.inversion[20][name] == pytest.approx(expected[name], rel=1e-3)
     assert assessment.inversion[20]["residual"] == pytest.approx(encoded.residual.mean().item(), rel=1e-3)
+    centred = encoded.latents.double() - encoded.latents.double().mean()
+    moments = [encoded.latents.mean().item(), centred.square().mean().sqrt().item()]
+    moments.append((centred**4).mean().item() / moments[1] ** 4 - 3)
+    found = [assessment.inversion[20][name] for name in ("latent_mean", "latent_std", "latent_kurtosis")]
+    assert found == pytest.approx(moments, rel=1e-3)
 
 
 def test_realism_is_measured_on_the_drawn_sequences(assessed):
@@ -110,13 +115,13 @@ def test_drawn_sequences_do_not_depend_on_the_batch(pipeline):
 def test_predicted_noise_and_predicted_actions_make_up_what_was_seen(pipeline, real):
     actions, timestep = real.read(range(4)).numpy(), 49
     noise = draw_reconstruction_noise(actions, np.arange(4), 0)
-    clean, predicted = predict_clean(pipeline, actions, noise, timestep), predict_noise(pipeline, actions, noise, timestep)
+    clean, predicted = denoise_once(pipeline, actions, noise, timestep), predict_noise(pipeline, actions, noise, timestep)
     alpha_bar = pipeline.scheduler.alphas_cumprod[timestep]
     seen = alpha_bar.sqrt() * to_model_space(torch.as_tensor(actions)) + (1 - alpha_bar).sqrt() * noise
     torch.testing.assert_close(alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * torch.as_tensor(predicted), seen)
     with torch.no_grad():
         output = pipeline.denoiser(seen, timestep).sample  # trained to predict clean actions
-    torch.testing.assert_close(clean, output.clamp(-1, 1))
+    torch.testing.assert_close(clean, output)
 
 
 def test_error_by_timestep_is_that_of_the_predicted_actions(pipeline, real):
@@ -125,7 +130,7 @@ def test_error_by_timestep_is_that_of_the_predicted_actions(pipeline, real):
     assert timesteps[0] == 0
     assert timesteps[-1] == 99
     noise = draw_reconstruction_noise(actions, np.arange(8), 0)
-    clean = (predict_clean(pipeline, actions, noise, 99).numpy() + 1) / 2
+    clean = ((denoise_once(pipeline, actions, noise, 99).numpy() + 1) / 2).clip(0, 1)
     assert errors["coord"][-1] == pytest.approx(((clean - actions)[..., :2] ** 2).mean())
     assert errors["press"][-1] == pytest.approx(((clean - actions)[..., 2] ** 2).mean())
     assert constants["press"] == pytest.approx(((actions - actions.mean(axis=0))[..., 2] ** 2).mean())
