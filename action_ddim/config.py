@@ -81,9 +81,9 @@ class TrainConfig:
         at_least=0,
     )
     known_probability: float = _flag(
-        "share of the training sequences that are shown with some entries known, so that the model can fill in the rest"
-        " (0.25 is usual); with 0 it cannot, and reconstructs best",
-        default=0.0,
+        "share of the training sequences that are shown with some entries known, so that the model can fill in the rest;"
+        " with 0 it cannot",
+        default=0.1,
         group="diffusion",
         at_least=0,
     )

@@ -51,7 +51,10 @@ class PatchEmbedding(nn.Module):
 
 
 class AdaLNZeroBlock(nn.Module):
-    """Attention, then an MLP, each between a modulated norm and a gate; the gates start at 0, the block as identity."""
+    """Attention, then an MLP, each between a modulated norm and a gate; the gates start at 0, the block as identity.
+
+    Queries and keys are normalized (arXiv 2302.05442, section 2), which keeps attention calm at high learning rates.
+    """
 
     def __init__(self, d_model: int, nhead: int, dropout: float):
         super().__init__()
@@ -59,6 +62,7 @@ class AdaLNZeroBlock(nn.Module):
         self.modulation = nn.Linear(d_model, 6 * d_model)
         self.norm1 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
         self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.qk_norm = nn.LayerNorm(d_model // nhead, eps=1e-6, bias=False)
         self.proj = nn.Linear(d_model, d_model)
         self.norm2 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
         self.mlp = nn.Sequential(
@@ -78,7 +82,8 @@ class AdaLNZeroBlock(nn.Module):
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.nhead, -1))  # (B, N, 3, H, D/H)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
+        q, k = self.qk_norm(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
+        v = qkv[:, :, 2].transpose(1, 2)
         x = F.scaled_dot_product_attention(q, k, v)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
 
@@ -148,7 +153,9 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
 
     def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
+            if "norm" in name:
+                nn.init.ones_(parameter)
+            elif parameter.ndim == 1:
                 nn.init.zeros_(parameter)  # biases
             elif any(layer in name for layer in ("modulation", "write", "input_gate", "read_mask")):
                 nn.init.zeros_(parameter)  # blocks start as the identity, the network's output at 0, masks unseen

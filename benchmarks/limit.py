@@ -1,11 +1,14 @@
 """The physical limit of reconstruction: the exact posterior mean under the synthetic generator's own distribution.
 
-    python benchmarks/limit.py                                    # the limit alone, at strengths 0.3, 0.5 and 0.7
+    python benchmarks/limit.py                                    # without a model, at strengths 0.3, 0.5 and 0.7
     python benchmarks/limit.py --model checkpoints/pipeline       # a model beside it, on the same sequences and noise
 
-No estimate of actions from their noised version has a lower expected squared error than the posterior mean. For the
-gestures of `action_ddim.gestures` (idle `hold`) it can be worked out: enumerate onset, duration and whether each axis
-moves; given those, an axis is a linear Gaussian regression on its places, and the press is known.
+No estimate of actions from their noised version has a lower expected squared error than the posterior mean, which is what
+a perfect network says in one step: the limit. A path of several DDIM steps ends elsewhere, nearer to a draw from the
+posterior; `exact DDIM` is where it ends with the perfect network in the place of the model's, in the same steps.
+
+For the gestures of `action_ddim.gestures` (idle `hold`) the posterior mean can be worked out: enumerate onset, duration and
+whether each axis moves; given those, an axis is a linear Gaussian regression on its places, and the press is known.
 
     y = u + sigma n                       the noised actions over sqrt(alpha_bar), in [0, 1]
     u = A theta                           an axis: start (1 - progress) + end progress if it moves, else one place
@@ -18,13 +21,19 @@ lies above the true one by a little, where a place near an edge is seen for few 
 
 import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
+from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, TrainConfig
+from action_ddim.actions import NUM_CHANNELS
+from action_ddim.evaluation import ReconstructionSettings, reconstruct
 from action_ddim.gestures import CLICK_SHARE, MAX_PLACE, MIN_PLACE, GestureConfig, Gestures, generate, render_gestures
 from action_ddim.metrics import sequence_statistics
+from action_ddim.run import noise_scheduler
 
 PLACE_DENSITY = 1 / (MAX_PLACE - MIN_PLACE)
 # Whether x, and y, moves: click, horizontal, vertical, diagonal.
@@ -122,29 +131,44 @@ def posterior_mean(noised: np.ndarray, sigma: float, config: GestureConfig, timi
     return mean
 
 
-def compare(args: argparse.Namespace, pipeline, strength: float, progress: tqdm) -> dict[str, np.ndarray]:
-    """Return the mse and SNR of each sequence, of the limit and of the model if there is one, from the same noise."""
-    from action_ddim.evaluation import ReconstructionSettings, noised, reconstruct
+class ExactDenoiser(torch.nn.Module):
+    """The perfect network, which predicts clean actions in model space: their posterior mean."""
 
-    config = GestureConfig(num_sequences=args.num_sequences, sequence_length=args.sequence_length, seed=args.seed)
-    actions, timings = np.concatenate(list(generate(config))), enumerate_timings(config)
-    settings = ReconstructionSettings(args.noise_seed, strength, args.recon_steps)
-    alpha_bar = pipeline.scheduler.alphas_cumprod[pipeline.timesteps_below(strength, args.recon_steps)[0]].item()
-    sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5 / 2  # model space is twice as wide as [0, 1]
-    parts: dict[str, list[np.ndarray]] = {"limit": [], "limit_snr": [], "model": [], "model_snr": []}
+    device, dtype = torch.device("cpu"), torch.float32  # what the pipeline asks a network
+
+    def __init__(self, gestures: GestureConfig, alphas_cumprod: torch.Tensor):
+        super().__init__()
+        self.config = SimpleNamespace(seq_len=gestures.sequence_length, in_channels=NUM_CHANNELS)
+        self.gestures, self.timings = gestures, enumerate_timings(gestures)
+        self.alphas_cumprod = alphas_cumprod
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor]:
+        alpha_bar = self.alphas_cumprod[int(timestep)].item()
+        sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5 / 2  # model space is twice as wide as [0, 1]
+        observed = (sample.double().numpy() / alpha_bar**0.5 + 1) / 2
+        return (torch.from_numpy(2 * posterior_mean(observed, sigma, self.gestures, self.timings) - 1),)
+
+
+def compare(args: argparse.Namespace, pipeline: ActionDDIMPipeline, strength: float, progress: tqdm) -> dict[str, np.ndarray]:
+    """Return the mse and SNR of each sequence, of the limit, the exact path and the model if any, from the same noise."""
+    gestures = GestureConfig(num_sequences=args.num_sequences, sequence_length=args.sequence_length, seed=args.seed)
+    actions = np.concatenate(list(generate(gestures)))
+    exact = ActionDDIMPipeline(ExactDenoiser(gestures, pipeline.scheduler.alphas_cumprod), pipeline.scheduler)
+    exact.set_progress_bar_config(disable=True)
+    contenders = {"limit": (exact, 1), "exact": (exact, args.recon_steps)}
+    if args.model:
+        contenders["model"] = (pipeline, args.recon_steps)
+    parts: dict[str, list[np.ndarray]] = {}
     for first in range(0, len(actions), args.batch_size):
         batch = actions[first : first + args.batch_size]
         indices = np.arange(first, first + len(batch))
-        observed = (2 * noised(pipeline, batch, indices, settings).astype(np.float64) - 1) / alpha_bar**0.5
-        estimates = {"limit": posterior_mean((observed + 1) / 2, sigma, config, timings).clip(0, 1)}
-        if args.model:
-            estimates["model"] = reconstruct(pipeline, batch, indices, settings)
-        for name, estimate in estimates.items():
+        for name, (contender, num_steps) in contenders.items():
+            estimate = reconstruct(contender, batch, indices, ReconstructionSettings(args.noise_seed, strength, num_steps))
             statistics = sequence_statistics(batch, estimate)
-            parts[name].append(statistics["mse"])
-            parts[f"{name}_snr"].append(statistics["mean_snr_db"])
+            parts.setdefault(name, []).append(statistics["mse"])
+            parts.setdefault(f"{name}_snr", []).append(statistics["mean_snr_db"])
         progress.update(len(batch))
-    return {name: np.concatenate(values) for name, values in parts.items() if values}
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -159,33 +183,27 @@ def ratio_and_error(values: np.ndarray, others: np.ndarray) -> tuple[float, floa
 
 
 def format_table(args: argparse.Namespace, results: dict[float, dict[str, np.ndarray]]) -> str:
-    row = "{:<10}{:>22}{:>22}{:>18}{:>14}{:>14}"
-    lines = [row.format("strength", "limit mse", "model mse", "model/limit", "limit SNR dB", "model SNR dB")]
+    row = "{:<10}{:<12}{:>22}{:>18}{:>18}{:>10}"
+    lines = [row.format("strength", "", "mse", "x limit", "x exact DDIM", "SNR dB")]
     for strength, values in results.items():
-        cells = [
-            "{:.6f} +- {:.6f}".format(*mean_and_error(values["limit"])),
-            "-",
-            "-",
-            f"{values['limit_snr'].mean():.2f}",
-            "-",
-        ]
-        if "model" in values:
-            cells[1] = "{:.6f} +- {:.6f}".format(*mean_and_error(values["model"]))
-            cells[2] = "{:.3f} +- {:.3f}".format(*ratio_and_error(values["model"], values["limit"]))
-            cells[4] = f"{values['model_snr'].mean():.2f}"
-        lines.append(row.format(f"{strength:g}", *cells))
+        for name in [name for name in ("limit", "exact", "model") if name in values]:
+            ratios = [
+                "{:.3f} +- {:.3f}".format(*ratio_and_error(values[name], values[other])) if name != other else "1"
+                for other in ("limit", "exact")
+            ]
+            label = "exact DDIM" if name == "exact" else name
+            mse = "{:.6f} +- {:.6f}".format(*mean_and_error(values[name]))
+            lines.append(row.format(f"{strength:g}", label, mse, *ratios, f"{values[f'{name}_snr'].mean():.2f}"))
     lines.append(
         f"{args.num_sequences} sequences of {args.sequence_length} steps, seed {args.seed}, noise seed {args.noise_seed};"
-        " +- is one standard error, of the ratio over pairs; all clamped to [0, 1]"
+        f" DDIM in {args.recon_steps} steps over the whole schedule;\n"
+        "+- is one standard error, of the ratio over pairs; all clamped to [0, 1]"
     )
     return "\n".join(lines)
 
 
-def load_pipeline(args: argparse.Namespace):
+def load_pipeline(args: argparse.Namespace) -> ActionDDIMPipeline:
     """Load the model; without one, make an untrained one, whose noise schedule is all that is used of it."""
-    from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, TrainConfig
-    from action_ddim.run import noise_scheduler
-
     if args.model:
         pipeline = ActionDDIMPipeline.from_pretrained(args.model)
     else:

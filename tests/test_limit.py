@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.evaluation import ReconstructionSettings, reconstruct
+from action_ddim.evaluation import ReconstructionSettings, draw_reconstruction_noise, reconstruct
 from action_ddim.gestures import BLOCK, GestureConfig, Gestures, draw_gestures, generate, render_gestures
 from action_ddim.metrics import reconstruction_metrics
 from benchmarks.limit import KIND_WEIGHTS, KINDS, enumerate_timings, main, posterior_mean, ratio_and_error
@@ -108,12 +108,20 @@ def test_script_sets_the_model_beside_the_limit_on_the_same_sequences(model, mon
     words = ["--model", model, "--num_sequences", 5, "--sequence_length", SEQ_LEN, "--strengths", 0.5, "--batch_size", 3]
     monkeypatch.setattr("sys.argv", ["limit.py", *map(str, words)])
     main()
-    row = capsys.readouterr().out.splitlines()[1].split()
-    actions = next(generate(GestureConfig(5, sequence_length=SEQ_LEN, seed=1)))
+    lines = capsys.readouterr().out.replace("exact DDIM  ", "exact").splitlines()
+    rows = {row[1]: row for row in map(str.split, lines[1:4])}
+    gestures = GestureConfig(5, sequence_length=SEQ_LEN, seed=1)
+    actions, indices = next(generate(gestures)), np.arange(5)
     pipeline = ActionDDIMPipeline.from_pretrained(model)
     settings = ReconstructionSettings(seed=0, strength=0.5, num_inference_steps=10)
-    mse = reconstruction_metrics(actions, reconstruct(pipeline, actions, np.arange(5), settings))["mse"]
-    limit, measured, ratio = float(row[1]), float(row[4]), float(row[7])
+    mse = reconstruction_metrics(actions, reconstruct(pipeline, actions, indices, settings))["mse"]
+    noise = draw_reconstruction_noise(actions, indices, 0)
+    alpha_bar = pipeline.scheduler.alphas_cumprod[49].item()  # half of the toy schedule's 100 timesteps
+    sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5
+    mean = posterior_mean(actions + sigma / 2 * noise.numpy(), sigma / 2, gestures, enumerate_timings(gestures)).clip(0, 1)
+    limit, exact, measured = (float(rows[name][2]) for name in ("limit", "exact", "model"))
+    assert limit == pytest.approx(((mean - actions) ** 2).mean(), abs=2e-6)
     assert measured == pytest.approx(mse, abs=1e-6)
-    assert ratio == pytest.approx(measured / limit, rel=1e-3)
-    assert 0 < limit < measured  # which was never trained
+    assert float(rows["model"][5]) == pytest.approx(measured / limit, rel=1e-3)
+    assert float(rows["model"][8]) == pytest.approx(measured / exact, rel=1e-3)
+    assert 0 < limit < exact < measured  # which was never trained
