@@ -204,7 +204,11 @@ class TrainConfig:
         may_change=True,
     )
     plot_epochs: int = _flag(
-        "epochs between plots; 0 for those at the end only", default=10, group="system", at_least=0, may_change=True
+        "epochs between plots, which are drawn at the end too; 0 for none",
+        default=10,
+        group="system",
+        at_least=0,
+        may_change=True,
     )
     report_to: tuple[str, ...] = _flag(
         "trackers, one or several",

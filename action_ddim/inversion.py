@@ -92,7 +92,7 @@ def slerp(first: torch.Tensor, second: torch.Tensor, fractions: torch.Tensor) ->
     As in arXiv 2010.02502, appendix D.5; on a straight path between two draws the variance would sink half way. Latents
     that point the same way, or opposite ways, are joined by the straight line.
     """
-    cosine = (first * second).sum() / (first.norm() * second.norm())
+    cosine = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)  # 0 beside a latent of zeros
     angle = cosine.clamp(-1, 1).acos()
     fractions = fractions.view(-1, 1, 1)
     if angle.sin() < 1e-4:

@@ -85,7 +85,7 @@ def show_targets(run: Run, metrics: dict[str, float]) -> None:
 
 def read_history(run: Run) -> list[dict[str, float]]:
     """Return the rows of metrics.csv, none before the first epoch has ended."""
-    path = run.folder.path / "metrics.csv"
+    path = run.folder.metrics
     if not path.exists():
         return []
     with open(path, newline="") as file:

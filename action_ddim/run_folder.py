@@ -54,6 +54,10 @@ class RunFolder:
         self._made = False
 
     @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
     def plots(self) -> Path:
         return self.path / "plots"
 
@@ -174,7 +178,7 @@ class RunFolder:
         self.write_metrics()
 
     def write_metrics(self) -> None:
-        path = self.path / "metrics.csv"
+        path = self.metrics
         try:
             if self.rows:
                 durable.write_text(path, self.metrics_text())

@@ -138,7 +138,7 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
         with data_failures_rescued(run):
             last = measure(run, epoch, metrics)
         log_epoch(run, epoch, metrics)
-        if last or is_due(epoch, config.plot_epochs):
+        if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
             with write_failures_said(f"the plots of epoch {epoch}"):
                 plot_epoch(run, epoch, last)
         run.epoch, run.batch = epoch, 0
@@ -314,7 +314,5 @@ def finish(run: Run, saved: bool) -> None:
             f"the end of the run could not be saved; {last_checkpoint(folder)};"
             f" make room, and --resume_from_checkpoint {resume.LATEST} goes on from there"
         )
-    run.accelerator.print(
-        f"model: {folder.pipeline}   metrics: {folder.path / 'metrics.csv'}   plots: {folder.plots}"
-        f"   checkpoint: {folder.last_checkpoint}"
-    )
+    places = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
+    run.accelerator.print("   ".join(f"{name}: {path}" for name, path in places.items() if path and path.exists()))

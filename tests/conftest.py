@@ -66,6 +66,7 @@ def flags(data, tmp_path):
             "num_epochs": 2,
             "device": "cpu",
             "report_to": "none",
+            "plot_epochs": 0,  # drawing takes ten times as long as the rest of such a run
             **changes,
         }
         words = [

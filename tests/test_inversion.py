@@ -76,6 +76,12 @@ def test_path_between_parallel_latents_is_straight(factor):
     torch.testing.assert_close(path, torch.stack([first, (0.75 + 0.25 * factor) * first, factor * first]))
 
 
+def test_path_from_zeros_is_finite():
+    path = slerp(torch.zeros(4, 3), torch.ones(4, 3), torch.tensor([0.0, 0.5, 1.0]))
+    torch.testing.assert_close(path[[0, 2]], torch.stack([torch.zeros(4, 3), torch.ones(4, 3)]))
+    assert path.isfinite().all()
+
+
 @every_prediction_type
 def test_inversion_is_the_inverse_of_the_path_in_closed_form(prediction_type):
     """A step keeps the directions of the covariance apart and scales each, so that the path up divides by all of these."""

@@ -252,7 +252,7 @@ def test_epoch_lines_and_the_last_table_say_which_targets_are_met(run, capsys):
 
 
 def test_pipeline_holds_its_model_card(run):
-    folder = run(checkpointing_epochs=1)
+    folder = run(checkpointing_epochs=1, plot_epochs=10)
     last = rows(folder)[-1]
     card = ModelCard.load(folder / "pipeline" / "README.md")
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
@@ -261,6 +261,13 @@ def test_pipeline_holds_its_model_card(run):
     assert "6 of 6 updates" in card.text
     figure = (folder / "pipeline" / "reconstructions.png").read_bytes()
     assert figure == (folder / "plots" / "reconstructions_epoch_2.png").read_bytes()
+
+
+def test_without_plots_none_is_drawn_and_none_promised(run, capsys):
+    folder = run(plot_epochs=0)
+    assert not (folder / "plots").exists()
+    assert "plots:" not in capsys.readouterr().out
+    assert "reconstructions.png" not in (folder / "pipeline" / "README.md").read_text()
 
 
 def test_earlier_run_is_moved_aside(run, tmp_path, capsys):
@@ -281,7 +288,7 @@ def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
 def test_tensorboard_holds_the_metrics_and_plots(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run(report_to="tensorboard")
+    folder = run(report_to="tensorboard", plot_epochs=10)
     events = EventAccumulator(str(folder / "tensorboard" / "action-diffusion-test"))
     events.Reload()
     assert [event.step for event in events.Scalars("val/mse")] == [3, 6]
