@@ -80,13 +80,6 @@ class TrainConfig:
         group="diffusion",
         at_least=0,
     )
-    known_probability: float = _flag(
-        "share of the training sequences that are shown with some entries known, so that the model can fill in the rest;"
-        " with 0 it cannot",
-        default=0.1,
-        group="diffusion",
-        at_least=0,
-    )
 
     batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
     num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
@@ -236,8 +229,6 @@ class TrainConfig:
                 raise UserError(f"--{name} is {getattr(self, name):g}; give 0 to below 1")
         if self.seed >= 2**32:
             raise UserError(f"--seed is {self.seed}; give at most {2**32 - 1}")
-        if self.known_probability > 1:
-            raise UserError(f"--known_probability is {self.known_probability:g}; give a share, 0 to 1")
         if self.recon_strength > 1:
             raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
         if self.recon_steps > self.num_train_timesteps:

@@ -28,25 +28,21 @@ class ActionTransformer1DOutput(BaseOutput):
     sample: torch.Tensor
 
 
-def overlapping(in_channels: int, out_channels: int, bias: bool = True) -> nn.Conv1d:
+def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
     """Return a map of each patch and its neighbours; at the ends, where zeros would bend strokes, it is its own neighbour."""
-    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate", bias=bias)
+    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate")
 
 
 class PatchEmbedding(nn.Module):
     """Fold P steps into a token, and see the neighbouring patches through a small MLP."""
 
-    def __init__(self, patch_channels: int, d_model: int, mask_conditioning: bool):
+    def __init__(self, patch_channels: int, d_model: int):
         super().__init__()
         self.read = overlapping(patch_channels, EXPANSION * d_model)
-        # Without a bias, so that no mask is the same as one that is False throughout.
-        self.read_mask = overlapping(patch_channels, EXPANSION * d_model, bias=False) if mask_conditioning else None
         self.proj = nn.Linear(EXPANSION * d_model, d_model)
 
-    def forward(self, patches: torch.Tensor, mask_patches: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
         hidden = self.read(patches.transpose(1, 2))  # (B, 4D, N)
-        if self.read_mask is not None and mask_patches is not None:
-            hidden = hidden + self.read_mask(mask_patches.transpose(1, 2))
         return self.proj(F.gelu(hidden.transpose(1, 2)))  # (B, N, D)
 
 
@@ -118,7 +114,6 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         seq_len: L; a length that P does not divide is padded inside.
         in_channels: C.
         dropout: Share of each branch's output dropped while training.
-        mask_conditioning: Whether `forward` takes a `known_mask`.
 
     Raises:
         ValueError: `d_model` is odd, or not divisible by `nhead`.
@@ -134,14 +129,13 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         seq_len: int = 250,
         in_channels: int = 3,
         dropout: float = 0.0,
-        mask_conditioning: bool = False,
     ):
         super().__init__()
         if d_model % nhead or d_model % 2:
             raise ValueError(f"d_model is {d_model}; it must be even and divisible by nhead, {nhead}")
         num_tokens = -(-seq_len // patch_size)
         patch_channels = patch_size * in_channels
-        self.patch_in = PatchEmbedding(patch_channels, d_model, mask_conditioning)
+        self.patch_in = PatchEmbedding(patch_channels, d_model)
         # A table, not a parameter: it follows from the config, and is made again on loading.
         positions = get_1d_sincos_pos_embed_from_grid(d_model, torch.arange(num_tokens).double(), output_type="pt")
         self.register_buffer("positions", positions.float(), persistent=False)
@@ -157,8 +151,8 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
                 nn.init.ones_(parameter)
             elif parameter.ndim == 1:
                 nn.init.zeros_(parameter)  # biases
-            elif any(layer in name for layer in ("modulation", "write", "input_gate", "read_mask")):
-                nn.init.zeros_(parameter)  # blocks start as the identity, the network's output at 0, masks unseen
+            elif any(layer in name for layer in ("modulation", "write", "input_gate")):
+                nn.init.zeros_(parameter)  # blocks start as the identity, the network's output at 0
             elif "time_embedding" in name:
                 nn.init.normal_(parameter, std=0.02)  # as in DiT
             else:
@@ -168,31 +162,25 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         self,
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
-        known_mask: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> ActionTransformer1DOutput | tuple[torch.Tensor]:
         """Predict from noisy actions.
 
         Args:
-            sample: `(B, L, C)` in model space, noisy, but clean where `known_mask` is True.
+            sample: Noisy, `(B, L, C)` in model space.
             timestep: Diffusion timestep, one number or `(B,)`.
-            known_mask: `(B, L, C)`, which entries are known; None where none is.
             return_dict: Whether to return an `ActionTransformer1DOutput` or a tuple of its sample.
 
         Raises:
-            ValueError: the sample has another length or other channels than the config says, or a mask is given where
-                there is no `mask_conditioning`.
+            ValueError: the sample has another length or other channels than the config says.
         """
         B = len(sample)
         expected = (self.config.seq_len, self.config.in_channels)
         if tuple(sample.shape[1:]) != expected:
             raise ValueError(f"sample has the shape {tuple(sample.shape)}, not (B, {expected[0]}, {expected[1]})")
-        if known_mask is not None and not self.config.mask_conditioning:
-            raise ValueError("known_mask needs a denoiser with mask_conditioning")
         timestep = torch.as_tensor(timestep, device=sample.device).expand(B)
         condition = F.silu(self.time_embedding(self.time_proj(timestep).to(sample.dtype)))  # (B, D)
-        mask_patches = None if known_mask is None else self._fold(known_mask.to(sample.dtype))
-        x = self.patch_in(self._fold(sample), mask_patches) + self.positions.to(sample.dtype)  # (B, N, D)
+        x = self.patch_in(self._fold(sample)) + self.positions.to(sample.dtype)  # (B, N, D)
         for block in self.blocks:
             x = block(x, condition)  # (B, N, D)
         output = self.patch_out(x, condition, sample)  # (B, L, C)

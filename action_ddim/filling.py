@@ -1,10 +1,14 @@
-"""What is known of the actions that a pipeline fills in."""
+"""What is known of the actions that a pipeline fills in, and clean actions fitted to it."""
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
-from .actions import to_model_space
+from .actions import PRESS, to_model_space
+
+# Of the way of a pointer, in model space, that each step counts for at least: without any motion, time takes its place.
+SMALLEST_STEP = 1e-5
 
 
 class Known(NamedTuple):
@@ -17,9 +21,39 @@ class Known(NamedTuple):
         """Put the known entries into actions in [0, 1], as they were given, bit for bit."""
         return torch.where(self.mask, self.actions, actions)
 
-    def into_sample(self, sample: torch.Tensor) -> torch.Tensor:
-        """Put the known entries into a sample in model space."""
-        return torch.where(self.mask, to_model_space(self.actions).to(sample.dtype), sample)
+    def complete(self, clean: torch.Tensor) -> torch.Tensor:
+        """Fit the clean actions that a network predicts, `(N, L, 3)` in model space, to the known entries.
+
+        Known entries take their values, and the steps around a known place move with it: between two known ones in
+        proportion to the way that the pointer has gone, so that a stroke is stretched and a resting pointer goes on
+        resting; before the first and after the last one as it does.
+        """
+        clean = clean.clamp(-1, 1)
+        missed = torch.where(self.mask, to_model_space(self.actions) - clean, 0.0)
+        steps = clean[..., :PRESS].float().diff(dim=1).norm(dim=-1, keepdim=True)
+        way = F.pad((steps + SMALLEST_STEP).cumsum(dim=1), (0, 0, 1, 0))  # (N, L, 1), increasing
+        moved = interpolate(missed, self.mask.expand_as(clean), way)
+        return (clean + torch.cat([moved[..., :PRESS], missed[..., PRESS:]], dim=-1)).to(clean.dtype)
+
+
+def interpolate(values: torch.Tensor, known: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
+    """Go in straight lines from each known value to the next over the way, and on from the outer ones at their level.
+
+    Args:
+        values: `(N, L, C)`, 0 where not known.
+        known: Boolean, as the values; a sequence's channel without any stays 0.
+        way: `(N, L, 1)`, increasing.
+    """
+    length = values.shape[1]
+    step = torch.arange(length, device=values.device).view(1, -1, 1)
+    before = torch.where(known, step, -1).cummax(dim=1).values
+    after = torch.where(known, step, length).flip(1).cummin(dim=1).values.flip(1)
+    left = torch.where(before < 0, after, before).clamp(max=length - 1)
+    right = torch.where(after == length, before, after).clamp(min=0)
+    way = way.expand_as(values)
+    start = way.gather(1, left)
+    fraction = (way - start) / (way.gather(1, right) - start).clamp(min=SMALLEST_STEP / 2)  # 0 / .. where left is right
+    return torch.lerp(values.gather(1, left).to(way.dtype), values.gather(1, right).to(way.dtype), fraction.clamp(0, 1))
 
 
 def check_known(known, mask) -> Known:

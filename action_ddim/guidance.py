@@ -22,6 +22,14 @@ def predict_clean(output: torch.Tensor, sample: torch.Tensor, alpha_bar: float, 
     return alpha_bar**0.5 * sample - (1 - alpha_bar) ** 0.5 * output
 
 
+def output_for(clean: torch.Tensor, sample: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:
+    """Return the network's output at a noisy `sample` that a clean sample follows from: `predict_clean`, the other way."""
+    if prediction_type == "sample":
+        return clean
+    noise = (sample - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5
+    return noise if prediction_type == "epsilon" else alpha_bar**0.5 * noise - (1 - alpha_bar) ** 0.5 * clean
+
+
 def guide(
     denoise: Callable[[torch.Tensor], tuple[torch.Tensor]],
     sample: torch.Tensor,
@@ -62,9 +70,6 @@ def guide(
         if not value.requires_grad:
             raise ValueError("the cost does not depend on the actions in a way that can be differentiated")
         (gradient,) = torch.autograd.grad(value.sum(), sample)
-    factor = {
-        "sample": -(1 - alpha_bar) / alpha_bar**0.5,
-        "epsilon": (1 - alpha_bar) ** 0.5,
-        "v_prediction": ((1 - alpha_bar) / alpha_bar) ** 0.5,
-    }[prediction_type]
-    return output.detach() + scale * factor * gradient
+    output, sample = output.detach(), sample.detach()
+    clean = predict_clean(output, sample, alpha_bar, prediction_type) - scale * (1 - alpha_bar) / alpha_bar**0.5 * gradient
+    return output_for(clean, sample, alpha_bar, prediction_type)

@@ -41,7 +41,6 @@ def diffusion_loss(
     *,
     snr_gamma: float | None = None,
     velocity_weight: float = 0.0,
-    known_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the loss of each sequence, `(N,)`, for given noise and timesteps.
 
@@ -54,13 +53,9 @@ def diffusion_loss(
         sample: Clean actions in model space, `(N, L, 3)` in [-1, 1].
         noise: Standard normal, as `sample`.
         timesteps: `(N,)` in [0, T).
-        known_mask: Entries that the network sees clean, boolean, as `sample`; they have no error.
     """
     noisy = scheduler.add_noise(sample, noise, timesteps)
-    conditioning = {}
-    if known_mask is not None:
-        noisy, conditioning = torch.where(known_mask, sample, noisy), {"known_mask": known_mask}
-    output = denoiser(noisy, timesteps, return_dict=False, **conditioning)[0].float()
+    output = denoiser(noisy, timesteps, return_dict=False)[0].float()
     prediction_type = scheduler.config.prediction_type
     alpha_bar = scheduler.alphas_cumprod.to(sample.device)[timesteps].view(-1, 1, 1)
     if prediction_type == "sample":
@@ -69,8 +64,6 @@ def diffusion_loss(
         error = output - noise
     else:
         error = output - scheduler.get_velocity(sample, noise, timesteps)
-    if known_mask is not None:
-        error = error.masked_fill(known_mask, 0.0)
     # With epsilon-prediction this is sqrt(alpha_bar) times the error of the clean actions.
     clean_error = error if prediction_type == "sample" else (1 - alpha_bar).sqrt() * error
     loss = error.square().mean(dim=(1, 2))

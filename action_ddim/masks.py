@@ -1,4 +1,4 @@
-"""Which entries of an action are known beforehand: masks in words, and random ones to train on.
+"""Which entries of an action are known beforehand, in words.
 
 A mask is boolean, `(N, L, 3)` or `(L, 3)`, True where an entry is known. `ActionDDIMPipeline(known=actions, mask=mask)`
 keeps the known entries and fills in the rest.
@@ -7,13 +7,8 @@ keeps the known entries and fills in the rest.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from action_ddim.actions import NUM_CHANNELS, PRESS
-
-# Shares of the trained masks that hold each word; they combine freely.
-START_SHARE, END_SHARE, WAYPOINTS_SHARE, PREFIX_SHARE, PRESS_SHARE = 0.5, 0.5, 0.25, 0.25, 0.3
-MEAN_WAYPOINTS = 3
 
 
 def build_mask(
@@ -50,17 +45,3 @@ def build_mask(
     if not mask.any():
         raise ValueError("nothing is known; say start, end, waypoints, prefix or press")
     return mask
-
-
-def draw_masks(num_sequences: int, seq_len: int, probability: float, generator: torch.Generator) -> torch.Tensor:
-    """Draw masks `(N, L, 3)` on the generator's device for training; about `probability` of them know something."""
-    device = generator.device
-    uniform = torch.rand(num_sequences, 7, 1, generator=generator, device=device)
-    some = uniform[:, 0] < probability  # (N, 1)
-    shares = (START_SHARE, END_SHARE, WAYPOINTS_SHARE, PREFIX_SHARE, PRESS_SHARE)
-    start, end, waypoints, prefix, press = (some & (uniform[:, i] < share) for i, share in enumerate(shares, 1))
-    step = torch.arange(seq_len, device=device)
-    passed = torch.rand(num_sequences, seq_len, generator=generator, device=device) < MEAN_WAYPOINTS / seq_len
-    whole = prefix & (step < uniform[:, 6] * seq_len)  # (N, L)
-    place = whole | (start & (step == 0)) | (end & (step == seq_len - 1)) | (waypoints & passed)
-    return torch.stack([place, place, whole | press], dim=-1)

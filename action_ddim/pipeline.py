@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from .actions import from_model_space, threshold_press, to_model_space
 from .export import SelfContainedMixin
 from .filling import Known, check_known
-from .guidance import Cost, guide
+from .guidance import Cost, guide, output_for, predict_clean
 from .inversion import invert_step, slerp
 from .pipeline_output import ActionInversionOutput, ActionPipelineOutput
 
@@ -222,20 +222,29 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
     ) -> torch.Tensor:
         """Walk down the timesteps, of those that the scheduler chose, from a noisy sample `(N, L, 3)`."""
         options = self._step_options(eta, generator)
-        conditioning = {} if known is None else {"known_mask": known.mask.expand_as(sample)}
         for timestep in self.progress_bar(timesteps):
             model_input = self.scheduler.scale_model_input(sample, timestep)
-            if known is not None:
-                model_input = known.into_sample(model_input)
-            denoise = partial(self.denoiser, timestep=timestep, return_dict=False, **conditioning)
-            if cost is None:
-                output = denoise(model_input)[0]
-            else:
-                alpha_bar = self.scheduler.alphas_cumprod[int(timestep)].item()
-                prediction_type = self.scheduler.config.prediction_type
-                output = guide(denoise, model_input, cost, guidance_scale, alpha_bar, prediction_type, known)
+            output = self._predict(model_input, timestep, known, cost, guidance_scale)
             sample = self.scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
         return sample
+
+    def _predict(
+        self, sample: torch.Tensor, timestep: torch.Tensor, known: Known | None, cost: Cost | None, guidance_scale: float
+    ) -> torch.Tensor:
+        """Return the denoiser's output, moved to where the cost is smaller, and to what is known."""
+        denoise = partial(self.denoiser, timestep=timestep, return_dict=False)
+        if cost is None and known is None:
+            return denoise(sample)[0]
+        alpha_bar = self.scheduler.alphas_cumprod[int(timestep)].item()
+        prediction_type = self.scheduler.config.prediction_type
+        if cost is None:
+            output = denoise(sample)[0]
+        else:
+            output = guide(denoise, sample, cost, guidance_scale, alpha_bar, prediction_type, known)
+        if known is None:
+            return output
+        clean = known.complete(predict_clean(output, sample, alpha_bar, prediction_type))
+        return output_for(clean, sample, alpha_bar, prediction_type)
 
     def _step_options(self, eta: float, generator: Generators) -> dict:
         """Return those of `eta` and `generator` that the scheduler's step takes."""
@@ -266,8 +275,6 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             return None
         if known is None or mask is None:
             raise ValueError("known and mask go together; give both, or neither")
-        if not getattr(self.denoiser.config, "mask_conditioning", False):
-            raise ValueError("this denoiser cannot fill in; it was trained without known entries (--known_probability is 0)")
         checked = check_known(known, mask)
         dtype = torch.promote_types(self.denoiser.dtype, torch.float32)  # a half-precision denoiser would cost them bits
         return Known(self._to_device(checked.actions, "known actions", dtype), checked.mask.to(self._execution_device))

@@ -133,7 +133,6 @@ def build(
         patch_size=config.patch_size,
         seq_len=train_data.seq_len,
         dropout=config.dropout,
-        mask_conditioning=config.known_probability > 0,
     )
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
     optimizer = torch.optim.AdamW(

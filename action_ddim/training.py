@@ -22,7 +22,6 @@ from action_ddim.errors import RunError, RunStopped
 from action_ddim.interruption import Interruption
 from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.masks import draw_masks
 from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.resume import Origin
@@ -268,13 +267,7 @@ def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     sample = to_model_space(actions)
     timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator)
     noise = draw_noise(tuple(sample.shape), generator)
-    known_mask = None
-    if run.config.known_probability:
-        known_mask = draw_masks(len(sample), sample.shape[1], run.config.known_probability, generator)
-    loss = diffusion_loss(
-        run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, known_mask=known_mask, **run.loss_settings
-    )
-    return loss.mean()
+    return diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings).mean()
 
 
 def is_due(epoch: int, every: int) -> bool:

@@ -99,8 +99,6 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"seed": 2**32}, "--seed is 4294967296; give at most"),
         ({"seq_len": 1}, "--seq_len is 1; give at least 2"),
         ({"snr_gamma": 0.0}, "--snr_gamma is 0"),
-        ({"known_probability": -0.1}, "--known_probability is -0.1; give at least 0"),
-        ({"known_probability": 1.5}, "--known_probability is 1.5; give a share, 0 to 1"),
         ({"recon_strength": 0.0}, "--recon_strength is 0"),
         ({"recon_strength": 1.5}, "--recon_strength is 1.5"),
         ({"recon_steps": 1001}, "--recon_steps 1001 is more than --num_train_timesteps 1000"),

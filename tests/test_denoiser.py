@@ -54,15 +54,6 @@ def test_every_step_sees_every_step():
     assert (sample.grad[0].abs().sum(dim=1) > 0).all()
 
 
-def test_no_mask_is_a_mask_that_knows_nothing():
-    """Else a network that is trained with masks would be another one where it is used without."""
-    model, sample = awake(mask_conditioning=True), torch.randn(2, 20, 3)
-    mask = torch.zeros(2, 20, 3, dtype=torch.bool)
-    assert torch.equal(model(sample, 7, known_mask=mask).sample, model(sample, 7).sample)
-    mask[:, 5, :2] = True
-    assert not torch.allclose(model(sample, 7, known_mask=mask).sample, model(sample, 7).sample)
-
-
 def test_dropout_acts_in_training_only():
     model, sample = awake(dropout=0.5), torch.randn(2, 20, 3)
     assert torch.equal(model(sample, 7).sample, model(sample, 7).sample)

@@ -52,9 +52,7 @@ assert "action_ddim" not in sys.modules
 @pytest.fixture
 def pipeline() -> ActionDDIMPipeline:
     torch.manual_seed(0)
-    denoiser = ActionTransformer1DModel(
-        d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN, mask_conditioning=True
-    )
+    denoiser = ActionTransformer1DModel(d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     pipeline = ActionDDIMPipeline(denoiser.eval(), make_scheduler())

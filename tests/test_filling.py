@@ -1,4 +1,4 @@
-"""Filling in: what is known comes back bit for bit, and the denoiser sees it clean."""
+"""Filling in: what is known comes back bit for bit, and what is predicted around it is fitted to it."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from diffusers import ConfigMixin, DPMSolverMultistepScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
+from action_ddim.filling import Known, interpolate
 from action_ddim.masks import build_mask
 
 from .gaussian import make_scheduler
@@ -14,31 +15,31 @@ from .gaussian import make_scheduler
 SEQ_LEN = 20
 
 
-class Recorder(ModelMixin, ConfigMixin):
-    """Always predicts 0, and remembers what it is shown."""
+class Fixed(ModelMixin, ConfigMixin):
+    """Holds the same actions, `(L, 3)` in model space, for the clean ones whatever it sees, in any prediction type."""
 
     @register_to_config
-    def __init__(self, seq_len: int = SEQ_LEN, in_channels: int = 3, mask_conditioning: bool = True):
+    def __init__(self, clean: list, prediction_type: str = "sample", seq_len: int = SEQ_LEN, in_channels: int = 3):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor(0.0))
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.held = torch.nn.Parameter(torch.tensor(clean), requires_grad=False)
+        self.alphas_cumprod = make_scheduler().alphas_cumprod
 
-    def forward(self, sample, timestep, known_mask, return_dict=True):
-        self.seen.append((sample, known_mask))
-        return (sample * self.scale,)
+    def forward(self, sample, timestep, return_dict=True):
+        clean, alpha_bar = self.held.expand_as(sample), self.alphas_cumprod[int(timestep)]
+        noise = (sample - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+        return ({"sample": clean, "epsilon": noise, "v_prediction": velocity}[self.config.prediction_type],)
 
 
-def make_pipeline(denoiser) -> ActionDDIMPipeline:
-    pipeline = ActionDDIMPipeline(denoiser.eval(), make_scheduler())
+def make_pipeline(denoiser, prediction_type: str = "sample") -> ActionDDIMPipeline:
+    pipeline = ActionDDIMPipeline(denoiser.eval(), make_scheduler(prediction_type))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def transformer(mask_conditioning: bool = True) -> ActionTransformer1DModel:
+def transformer() -> ActionTransformer1DModel:
     torch.manual_seed(0)
-    denoiser = ActionTransformer1DModel(
-        d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN, mask_conditioning=mask_conditioning
-    )
+    denoiser = ActionTransformer1DModel(d_model=16, num_layers=1, nhead=2, patch_size=4, seq_len=SEQ_LEN)
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return denoiser
@@ -113,17 +114,48 @@ def test_mask_changes_what_is_generated(pipeline):
     assert not np.allclose(filled[:, 5:], drawn[:, 5:])
 
 
-def test_denoiser_sees_known_entries_clean_at_every_step():
-    pipeline = make_pipeline(Recorder())
-    known, mask = torch.from_numpy(draw_known(2)), torch.from_numpy(build_mask(SEQ_LEN, start=True, prefix=3, press=True))
-    latents = torch.randn(2, SEQ_LEN, 3, generator=seeded())
-    pipeline(latents=latents, known=known, mask=mask, num_inference_steps=4)
-    assert len(pipeline.denoiser.seen) == 4
-    for step, (sample, known_mask) in enumerate(pipeline.denoiser.seen):
-        assert torch.equal(known_mask, mask.expand(2, -1, -1))
-        torch.testing.assert_close(sample[:, mask], 2 * known[:, mask] - 1)
-        if step == 0:
-            torch.testing.assert_close(sample[:, ~mask], latents[:, ~mask])
+# A pointer that rests, goes right by a tenth of the screen a step, rests, and goes down as fast; pressed on its first way.
+REST_RIGHT_REST_DOWN = np.array(
+    [*([0.2 + 0.1 * min(max(t - 3, 0), 4), 0.3 + 0.1 * max(t - 12, 0), float(3 <= t <= 7)] for t in range(SEQ_LEN - 4))]
+    + [[0.6, 0.6, 0.0]] * 4,
+    dtype=np.float32,
+)
+
+
+def test_known_places_shift_rests_and_stretch_strokes():
+    """Start 0.1 further right, end 0.1 further down and 0.05 to the left: of a way of 0.7, 0.4 are behind after going right."""
+    actions = torch.from_numpy(REST_RIGHT_REST_DOWN)
+    known = torch.zeros(1, SEQ_LEN, 3)
+    known[0, 0, :2], known[0, -1, :2] = torch.tensor([0.3, 0.3]), torch.tensor([0.55, 0.7])
+    completed = Known(known, torch.from_numpy(build_mask(SEQ_LEN, start=True, end=True))[None]).complete(2 * actions[None] - 1)
+    found = (completed[0] + 1) / 2
+    share = np.array([0] * 4 + [1, 2, 3] + [4] * 6 + [5, 6] + [7] * 5) / 7
+    np.testing.assert_allclose(found[:, 0], actions[:, 0] + 0.1 - 0.15 * share, atol=1e-3)
+    np.testing.assert_allclose(found[:, 1], actions[:, 1] + 0.1 * share, atol=1e-3)
+    np.testing.assert_array_equal(found[:, 2], actions[:, 2])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_interpolation_is_that_of_numpy(share):
+    rng = np.random.default_rng(0)
+    values, known = rng.standard_normal((6, SEQ_LEN, 3)), rng.random((6, SEQ_LEN, 3)) < share
+    known[:3, 5] = True
+    way = rng.random((6, SEQ_LEN)).cumsum(axis=1)
+    found = interpolate(*map(torch.from_numpy, (np.where(known, values, 0), known, way[..., None]))).numpy()
+    for sequence, channel in np.ndindex(6, 3):
+        at = known[sequence, :, channel]
+        expected = np.interp(way[sequence], way[sequence, at], values[sequence, at, channel]) if at.any() else 0
+        np.testing.assert_allclose(found[sequence, :, channel], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_pipeline_fits_what_the_denoiser_predicts_to_what_is_known(prediction_type):
+    denoiser = Fixed((2 * REST_RIGHT_REST_DOWN - 1).tolist(), prediction_type)
+    known, mask = draw_known(), build_mask(SEQ_LEN, start=True, waypoints=[9], press=True)
+    filled = make_pipeline(denoiser, prediction_type)(3, known=known, mask=mask, generator=seeded(), output_type="pt").actions
+    fitted = Known(torch.from_numpy(known)[None], torch.from_numpy(mask)[None]).complete(denoiser.held[None])
+    torch.testing.assert_close(filled, ((fitted + 1) / 2).clamp(0, 1).expand(3, -1, -1), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(filled[:, mask], np.tile(known[mask], (3, 1)))
 
 
 MASK = build_mask(SEQ_LEN, start=True)
@@ -147,9 +179,3 @@ MASK = build_mask(SEQ_LEN, start=True)
 def test_bad_arguments_are_named(pipeline, arguments, message):
     with pytest.raises(ValueError, match=message):
         pipeline(**arguments)
-
-
-def test_denoiser_that_was_not_trained_to_fill_in_is_refused():
-    pipeline = make_pipeline(transformer(mask_conditioning=False))
-    with pytest.raises(ValueError, match="cannot fill in"):
-        pipeline(known=draw_known(), mask=MASK)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from action_ddim.filling import Known
-from action_ddim.guidance import MIN_ALPHA_BAR, guide, predict_clean
+from action_ddim.guidance import MIN_ALPHA_BAR, guide, output_for, predict_clean
 
 from . import gaussian
 
@@ -57,6 +57,16 @@ def test_each_sequence_is_guided_by_its_own_cost(prediction_type):
     plain, guided, _ = guided_clean(prediction_type, 400, lambda actions: (actions[:, 0, 0] - wanted).square(), 1.0)
     goal = 2 * wanted - 1
     assert ((guided[:, 0, 0] - goal).abs() < (plain[:, 0, 0] - goal).abs()).all()
+
+
+@every_prediction_type
+def test_output_for_is_predict_clean_the_other_way(prediction_type):
+    clean, sample = torch.randn(2, 3, gaussian.SEQ_LEN, 3, dtype=torch.float64, generator=seeded())
+    output = output_for(clean, sample, 0.3, prediction_type)
+    torch.testing.assert_close(predict_clean(output, sample, 0.3, prediction_type), clean)
+    noise = (sample - 0.3**0.5 * clean) / 0.7**0.5
+    expected = {"sample": clean, "epsilon": noise, "v_prediction": 0.3**0.5 * noise - 0.7**0.5 * clean}[prediction_type]
+    torch.testing.assert_close(output, expected)
 
 
 def test_cost_sees_what_is_known():

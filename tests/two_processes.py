@@ -23,7 +23,6 @@ from action_ddim.config import TrainConfig
 from action_ddim.dataset import ActionDataset
 from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.masks import draw_masks
 from action_ddim.monitoring import validate
 from action_ddim.run import Run, build, make_accelerator
 from action_ddim.run_folder import RunFolder
@@ -44,7 +43,6 @@ def make_config(data: Path, out: Path, name: str, **changes) -> TrainConfig:
     flags = {
         "batch_size": GLOBAL_BATCH // PartialState().num_processes,
         **{"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "num_epochs": 1, "device": "cpu"},
-        "known_probability": 0.5,
         **{"data_dir": str(data / "train"), "val_data_dir": str(data / "val"), "report_to": ("none",)},
     }
     return TrainConfig(**{**flags, "save_dir": str(out / name), **changes})
@@ -84,13 +82,12 @@ def update_once(run: Run, data: Path) -> dict[str, torch.Tensor]:
     sample = to_model_space(ActionDataset(data / "train").read(range(GLOBAL_BATCH)))
     noise = draw_noise(tuple(sample.shape), generator)
     timesteps = draw_timesteps(GLOBAL_BATCH, run.config.num_train_timesteps, generator)
-    known = draw_masks(GLOBAL_BATCH, sample.shape[1], 0.5, generator)
     rank, count = run.accelerator.process_index, run.config.batch_size
     share = slice(rank * count, (rank + 1) * count)
-    sample, noise, timesteps, known = (values[share] for values in (sample, noise, timesteps, known))
+    sample, noise, timesteps = (values[share] for values in (sample, noise, timesteps))
     with run.accelerator.accumulate(run.denoiser):
         scheduler, settings = run.pipeline.scheduler, run.loss_settings
-        losses = diffusion_loss(run.denoiser, scheduler, sample, noise, timesteps, known_mask=known, **settings)
+        losses = diffusion_loss(run.denoiser, scheduler, sample, noise, timesteps, **settings)
         run.accelerator.backward(losses.mean())
         norm = run.accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
         gradients = {f"grad.{name}": value.grad.clone() for name, value in run.pipeline.denoiser.named_parameters()}
