@@ -71,6 +71,12 @@ class TrainConfig:
         choices=("squaredcos_cap_v2", "linear", "scaled_linear"),
     )
     num_train_timesteps: int = _flag("diffusion timesteps in training", default=1000, group="diffusion", at_least=1)
+    weighting_scheme: str = _flag(
+        "how often each timestep is trained on: those in the middle of the schedule most, or all alike",
+        default="logit_normal",
+        group="diffusion",
+        choices=("logit_normal", "none"),
+    )
     snr_gamma: float | None = _flag(
         "gamma of the min-SNR loss weight (5 is usual); by default no weight", default=None, group="diffusion", above=0
     )

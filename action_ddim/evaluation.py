@@ -7,7 +7,7 @@ import torch
 
 from action_ddim.actions import PRESS, from_model_space, to_model_space
 from action_ddim.guidance import predict_clean
-from action_ddim.loss import diffusion_loss, draw_noise
+from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.metrics import sequence_statistics
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
@@ -26,7 +26,13 @@ class ReconstructionSettings:
 
 @torch.no_grad()
 def validation_loss(
-    pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, *, seed: int, **loss_settings
+    pipeline: ActionDDIMPipeline,
+    actions: np.ndarray,
+    indices: np.ndarray,
+    *,
+    seed: int,
+    weighting_scheme: str = "none",
+    **loss_settings,
 ) -> np.ndarray:
     """Return the training objective of each sequence, `(N,)`.
 
@@ -35,12 +41,14 @@ def validation_loss(
     Args:
         actions: `(N, L, 3)` in [0, 1].
         indices: `(N,)`, the place of each sequence in its data set.
+        weighting_scheme: Of `draw_timesteps`.
         loss_settings: `snr_gamma` and `velocity_weight` of `diffusion_loss`.
     """
+    num_train_timesteps = pipeline.scheduler.config.num_train_timesteps
     noise, timesteps = [], []
     for index in indices.tolist():
         generator = seeded_generator(Stream.VALIDATION_LOSS, seed, index)
-        timesteps.append(torch.randint(pipeline.scheduler.config.num_train_timesteps, (1,), generator=generator))
+        timesteps.append(draw_timesteps(1, num_train_timesteps, generator, weighting_scheme))
         noise.append(draw_noise((1, *actions.shape[1:]), generator))
     device = pipeline.device
     sample = to_model_space(torch.as_tensor(actions, device=device))

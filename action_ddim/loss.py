@@ -11,15 +11,22 @@ def draw_noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
-def draw_timesteps(num_sequences: int, num_train_timesteps: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw one timestep a sequence `(N,)`, each uniform in [0, T), together spread evenly over it.
+def draw_timesteps(
+    num_sequences: int, num_train_timesteps: int, generator: torch.Generator, weighting_scheme: str = "none"
+) -> torch.Tensor:
+    """Draw one timestep a sequence `(N,)` in [0, T), together spread evenly over their distribution.
 
-    One uniform draw in each of N equal strata, in random order: the low-discrepancy sampler of VDM (arXiv 2107.00630,
-    appendix I.1), which lowers the variance of the gradient at no cost.
+    With `none` each is uniform. With `logit_normal` the logit of t / T is standard normal (arXiv 2403.03206, section 3.1):
+    the middle of the schedule, where most is decided, is learned most, and its ends, where next to nothing is, least.
+
+    One draw in each of N strata of equal probability, in random order: the low-discrepancy sampler of VDM (arXiv
+    2107.00630, appendix I.1), which lowers the variance of the gradient at no cost.
     """
     device = generator.device
     strata = torch.randperm(num_sequences, generator=generator, device=device)
     position = (strata + torch.rand(num_sequences, generator=generator, device=device)) / num_sequences
+    if weighting_scheme == "logit_normal":
+        position = torch.special.ndtri(position).sigmoid()  # 0 and 1 stay what they are
     return (position * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 

@@ -38,13 +38,15 @@ def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
         for first in range(0, len(share), config.eval_batch_size):
             batch = share[first : first + config.eval_batch_size]
             actions = run.val_data.read(batch).numpy()
-            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.loss_settings)
+            settings = {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
+            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **settings)
             parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.
     order = np.argsort(np.concatenate([part["index"] for part in parts]))
     statistics = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), "seconds": time.perf_counter() - started}
+    counts = {"num_sequences": len(indices), "seconds": time.perf_counter() - started}
+    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), **counts}
     return {f"val/{name}": value for name, value in metrics.items()}
 
 

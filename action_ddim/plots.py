@@ -113,20 +113,20 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     Args:
         history: A mapping an epoch, of `epoch` and the tracked keys.
     """
-    epochs = [row["epoch"] for row in history]
+    # The last epoch takes all sequences: a point of its own, not a turn of the curve.
+    alike = [row for row in history if row["val/num_sequences"] == history[0]["val/num_sequences"]]
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 4)
     losses = axes.flat[0]
-    for key, name in (("train/loss", "x"), ("val/loss", "y")):
-        losses.plot(epochs, [row[key] for row in history], _style(name), color=COLORS[name], label=key, marker=_marker(epochs))
+    _plot_curve(losses, history, [], "train/loss", "x", "train/loss")
+    _plot_curve(losses, alike, history[len(alike) :], "val/loss", "y", "val/loss")
     losses.set(title="loss", ylabel="loss")
     _scale_logarithmically(losses)
     units = {"mse": "error²", "coord_mse": "error² [screen²]", "press_accuracy": "share of steps", "mean_snr_db": "SNR [dB]"}
     for axis, target in zip(axes.flat[1:], TARGETS, strict=False):
         for metric, name in zip(target.metrics, ("x", "y"), strict=False):
-            values = [row[f"val/{metric}"] for row in history]
             label = name if len(target.metrics) > 1 else "measured"
-            axis.plot(epochs, values, _style(name), color=COLORS[name], label=label, marker=_marker(epochs))
+            _plot_curve(axis, alike, history[len(alike) :], f"val/{metric}", name, label)
         axis.set(title=f"{target.name}, target {target.wanted}", ylabel=units.get(target.name, "ratio to the original"))
         if target.name == "mean_snr_db":
             axis.plot(*zip(*DOCUMENTED_PROGRESSION, strict=True), ":", lw=2, color="black", label="documented rise")
@@ -140,6 +140,16 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axis.legend(fontsize=8)
     axes.flat[-1].set_visible(False)
     return figure
+
+
+def _plot_curve(axis: Axes, rows: Sequence[Mapping], others: Sequence[Mapping], key: str, name: str, label: str) -> None:
+    """Draw a key of the rows as a line in the style of a channel, and of others, measured on more sequences, as diamonds."""
+    epochs = [row["epoch"] for row in rows]
+    axis.plot(epochs, [row[key] for row in rows], _style(name), color=COLORS[name], label=label, marker=_marker(epochs))
+    if others:
+        count, places = others[-1]["val/num_sequences"], [row["epoch"] for row in others]
+        note = f"{label}, all {count:.0f} sequences"
+        axis.plot(places, [row[key] for row in others], "D", markersize=5, color=COLORS[name], label=note)
 
 
 def plot_error_by_timestep(

@@ -1,5 +1,8 @@
 """The training objective against formulas written out in numpy."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +138,17 @@ def test_timestep_of_a_single_sequence_is_uniform():
     first = [draw_timesteps(4, 10, generator)[0].item() for _ in range(num_draws)]
     five_sigma = 5 * np.sqrt(num_draws * 0.1 * 0.9)
     assert np.abs(np.bincount(first, minlength=10) - num_draws / 10).max() < five_sigma
+
+
+def test_logit_of_a_timestep_is_standard_normal():
+    """The share below each timestep is the normal distribution's at its logit, within a stratum."""
+    num_sequences, T = 4000, 1000
+    timesteps = draw_timesteps(num_sequences, T, torch.Generator().manual_seed(0), "logit_normal").numpy()
+    assert timesteps.min() >= 0
+    assert timesteps.max() < T
+    for edge in (20, 100, 500, 731, 950):
+        share = NormalDist().cdf(math.log(edge / (T - edge)))
+        assert (timesteps < edge).mean() == pytest.approx(share, abs=1 / num_sequences)
 
 
 def test_draws_follow_their_generator_alone():

@@ -88,7 +88,8 @@ def test_noise_maps_share_one_colour_scale(actions):
 def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
     names = [name for target in TARGETS for name in target.metrics]
     history = [
-        {"epoch": epoch, "train/loss": 1 / epoch, "val/loss": 2 / epoch, **{f"val/{name}": 0.5 / epoch for name in names}}
+        {"epoch": epoch, "val/num_sequences": 256, "train/loss": 1 / epoch, "val/loss": 2 / epoch}
+        | {f"val/{name}": 0.5 / epoch for name in names}
         for epoch in range(1, num_epochs + 1)
     ]
     figure = plot_learning_curves(history)
@@ -108,6 +109,22 @@ def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
         assert axis.get_ylim()[0] <= low < high <= axis.get_ylim()[1]
     rise = lines(panels["mean_snr_db"])["documented rise"]
     assert list(rise) == [5, 10]
+
+
+def test_epoch_that_was_measured_on_all_sequences_stands_apart():
+    names = [name for target in TARGETS for name in target.metrics]
+    counts = (256, 256, 1000)
+    history = [
+        {"epoch": epoch, "val/num_sequences": count, "train/loss": 1.0, "val/loss": 2.0}
+        | {f"val/{name}": 0.5 / epoch for name in names}
+        for epoch, count in enumerate(counts, 1)
+    ]
+    figure = plot_learning_curves(history)
+    panels = {axis.get_title().split(",")[0]: lines(axis) for axis in figure.axes if axis.get_title()}
+    assert list(panels["mse"]["measured"]) == [0.5, 0.25]
+    assert list(panels["mse"]["measured, all 1000 sequences"]) == [pytest.approx(0.5 / 3)]
+    assert len(panels["loss"]["train/loss"]) == 3
+    assert len(panels["loss"]["val/loss"]) == 2
 
 
 def test_error_by_timestep_shows_both_curves_and_their_ceilings():

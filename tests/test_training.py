@@ -88,6 +88,7 @@ def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
         "train/skipped_updates",
         "train/seconds",
         "val/seconds",
+        "val/num_sequences",
         "val/loss",
         "val/mse",
         "val/mae",
@@ -210,13 +211,9 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
     folder = run(eval_sequences=2, eval_batch_size=2)
     pipeline = ActionDDIMPipeline.from_pretrained(folder / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
-    dataset = ActionDataset(data / "val")
-    parts = [
-        evaluate_batch(
-            pipeline, dataset.read([i]).numpy(), np.array([i]), ReconstructionSettings(), snr_gamma=None, velocity_weight=5.0
-        )
-        for i in (3, 1, 4, 0, 2)
-    ]
+    dataset, how = ActionDataset(data / "val"), ReconstructionSettings()
+    objective = {"weighting_scheme": "logit_normal", "snr_gamma": None, "velocity_weight": 5.0}
+    parts = [evaluate_batch(pipeline, dataset.read([i]).numpy(), np.array([i]), how, **objective) for i in (3, 1, 4, 0, 2)]
     last = rows(folder)[-1]
     for name in ("loss", "mse", "coord_mse", "press_accuracy", "mean_snr_db"):
         expected = np.mean([part[name] for part in parts])
