@@ -20,6 +20,7 @@ import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -28,6 +29,7 @@ from pathlib import Path
 import torch
 from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from tqdm.auto import tqdm
 
 import action_ddim.training  # noqa: F401  (what attempts need is imported once, here)
 from action_ddim.checkpoint import PARTIAL, checkpoint_name, find_damage, list_checkpoints, update_of
@@ -38,6 +40,7 @@ NUM_EPOCHS, NUM_SEQUENCES, BATCH_SIZE = 20, 24, 4
 LONGEST_WAIT_S = 1.5  # before a kill; an attempt starts in a third of it
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 MIDDLE_OF_WRITING_S = 0.02
+STUCK_S = 120  # an attempt that neither writes nor ends for so long hangs
 
 
 class Attempts:
@@ -93,6 +96,9 @@ class Attempts:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
+            if time.monotonic() > until + STUCK_S:
+                os.kill(child, signal.SIGKILL)
+                raise SystemExit(f"an attempt hangs, process {child}:\n{(self.folder / 'log.txt').read_text()[-2000:]}")
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, MIDDLE_OF_WRITING_S))
         os.kill(child, signal.SIGKILL)
@@ -158,9 +164,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads do not survive a fork
+    tqdm.set_lock(threading.RLock())  # its own is shared over forks, and stays locked where one is killed that holds it
     rng, started = random.Random(options.seed), time.monotonic()
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="action_ddim_kill_") as folder:
+    with tempfile.TemporaryDirectory(prefix="action_ddim_kill_") as folder, tqdm(total=options.kills, unit="kill") as bar:
         attempts = Attempts(Path(folder), options.checkpointing_steps)
         expected = run_to_the_end(attempts, attempts.folder / "never_killed")
         run = attempts.folder / "run_0"
@@ -176,6 +183,7 @@ def main() -> int:
                 run = attempts.folder / f"run_{counts['runs finished']}"
                 continue
             counts["kills"] += 1
+            bar.update()
             counts["kills while writing"] += (run / PARTIAL).exists()
             reached = before + attempts.num_steps
             counts["updates lost, at most"] = max(counts["updates lost, at most"], reached - newest(run))
