@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from action_ddim import __version__
-from action_ddim.assessment import DDIM_TABLE_2, INVERSION_METRICS, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
+from action_ddim.assessment import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
 from action_ddim.metrics import TARGETS
 from action_ddim.tables import Table, targets_table
 
@@ -69,7 +69,7 @@ def _reconstruction_table(assessment: Assessment) -> Table:
 
 
 def _inversion_table(assessment: Assessment) -> Table:
-    names = (*INVERSION_METRICS, "residual", *LATENT_MOMENTS)
+    names = ("mse", "press_accuracy", "residual", *LATENT_MOMENTS)
     rows = tuple(
         (str(S), *(f"{values[name]:.3g}" for name in names), f"{DDIM_TABLE_2[S]:g}")
         for S, values in assessment.inversion.items()
