@@ -7,6 +7,7 @@ from diffusers import ConfigMixin, DPMSolverMultistepScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
+from action_ddim.actions import PRESS
 from action_ddim.filling import Known, interpolate
 from action_ddim.masks import build_mask
 
@@ -128,11 +129,19 @@ def test_known_places_shift_rests_and_stretch_strokes():
     known = torch.zeros(1, SEQ_LEN, 3)
     known[0, 0, :2], known[0, -1, :2] = torch.tensor([0.3, 0.3]), torch.tensor([0.55, 0.7])
     completed = Known(known, torch.from_numpy(build_mask(SEQ_LEN, start=True, end=True))[None]).complete(2 * actions[None] - 1)
-    found = (completed[0] + 1) / 2
+    found, actions = ((completed[0] + 1) / 2).numpy(), actions.numpy()
     share = np.array([0] * 4 + [1, 2, 3] + [4] * 6 + [5, 6] + [7] * 5) / 7
     np.testing.assert_allclose(found[:, 0], actions[:, 0] + 0.1 - 0.15 * share, atol=1e-3)
     np.testing.assert_allclose(found[:, 1], actions[:, 1] + 0.1 * share, atol=1e-3)
     np.testing.assert_array_equal(found[:, 2], actions[:, 2])
+
+
+def test_known_press_changes_its_own_steps_only():
+    clean, mask = 2 * torch.from_numpy(REST_RIGHT_REST_DOWN)[None] - 1, torch.zeros(1, SEQ_LEN, 3, dtype=torch.bool)
+    mask[0, [0, 10], PRESS] = True
+    completed = Known(torch.ones(1, SEQ_LEN, 3), mask).complete(clean)
+    np.testing.assert_array_equal(completed[mask].numpy(), [1.0, 1.0])
+    np.testing.assert_array_equal(completed[~mask].numpy(), clean[~mask].numpy())
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])

@@ -220,6 +220,14 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
         assert float(last[f"val/{name}"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_weighting_scheme_chooses_the_timesteps_of_training_and_of_validation(run):
+    """The loss of a model that answers 0, at a weight that depends on the timestep alone."""
+    settings = {"lr": 1e-30, "snr_gamma": 5}
+    middle, alike = (rows(run(scheme, weighting_scheme=scheme, **settings))[0] for scheme in ("logit_normal", "none"))
+    for key in ("train/loss", "val/loss"):
+        assert float(middle[key]) != pytest.approx(float(alike[key]), rel=0.01)
+
+
 def test_untrained_reconstruction_is_what_the_metrics_say(run, data):
     """A model that never learns answers 0 in model space, so every reconstruction is 0.5 throughout."""
     last = rows(run(lr=1e-30))[-1]
