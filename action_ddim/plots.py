@@ -113,25 +113,27 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     Args:
         history: A mapping an epoch, of `epoch` and the tracked keys.
     """
-    # The last epoch takes all sequences: a point of its own, not a turn of the curve.
-    alike = [row for row in history if row["val/num_sequences"] == history[0]["val/num_sequences"]]
+    # The last epoch of a run takes all sequences: a point of its own, not a turn of the curve.
+    usual = history[0]["val/num_sequences"]
+    alike = [row for row in history if row["val/num_sequences"] == usual]
+    others = [row for row in history if row["val/num_sequences"] != usual]
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 4)
     losses = axes.flat[0]
     _plot_curve(losses, history, [], "train/loss", "x", "train/loss")
-    _plot_curve(losses, alike, history[len(alike) :], "val/loss", "y", "val/loss")
+    _plot_curve(losses, alike, others, "val/loss", "y", "val/loss")
     losses.set(title="loss", ylabel="loss")
-    _scale_logarithmically(losses)
+    scale_logarithmically(losses)
     units = {"mse": "error²", "coord_mse": "error² [screen²]", "press_accuracy": "share of steps", "mean_snr_db": "SNR [dB]"}
     for axis, target in zip(axes.flat[1:], TARGETS, strict=False):
         for metric, name in zip(target.metrics, ("x", "y"), strict=False):
             label = name if len(target.metrics) > 1 else "measured"
-            _plot_curve(axis, alike, history[len(alike) :], f"val/{metric}", name, label)
+            _plot_curve(axis, alike, others, f"val/{metric}", name, label)
         axis.set(title=f"{target.name}, target {target.wanted}", ylabel=units.get(target.name, "ratio to the original"))
         if target.name == "mean_snr_db":
             axis.plot(*zip(*DOCUMENTED_PROGRESSION, strict=True), ":", lw=2, color="black", label="documented rise")
         elif target.name != "press_accuracy":
-            _scale_logarithmically(axis)
+            scale_logarithmically(axis)
         _shade_target(axis, target.above, target.below)
     for axis in axes.flat[: 1 + len(TARGETS)]:
         axis.set_xlabel("epoch")
@@ -170,7 +172,7 @@ def plot_error_by_timestep(
         axis.plot(timesteps, errors[name], style, marker="o", ms=4, color=color, label=label)
         axis.axhline(constants[name], color=color, lw=1, ls=":", label=f"{label}, always the mean")
     axis.set(xlabel="diffusion timestep (0 is clean)", ylabel="mean squared error [screen²]")
-    _scale_logarithmically(axis)
+    scale_logarithmically(axis)
     axis.legend(fontsize=9)
     axis.grid(alpha=0.3)
     return figure
@@ -249,7 +251,7 @@ def _marker(epochs: Sequence[float]) -> str:
     return "o" if len(epochs) == 1 else ""  # a line of one point shows nothing
 
 
-def _scale_logarithmically(axis: Axes) -> None:
+def scale_logarithmically(axis: Axes) -> None:
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_minor_locator(NullLocator())

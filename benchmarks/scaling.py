@@ -222,7 +222,8 @@ def format_tables(rows: list[Row], processes: list[Row], threads: int) -> str:
 def draw(rows: list[Row], path: str) -> None:
     """Draw time over size, each size a panel, with the slope of its upper half."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+
+    from action_ddim.plots import scale_logarithmically
 
     sizes = list(dict.fromkeys(row.size for row in rows))
     figure = Figure(figsize=(12, 7), layout="constrained")
@@ -235,9 +236,7 @@ def draw(rows: list[Row], path: str) -> None:
         axes.loglog(value, elapsed[-1] * (value / value[-1]) ** slope, "--", color="tab:orange", label=f"slope {slope:.2f}")
         axes.set(xlabel=size, ylabel="ms a step" if size == "batch_size" else "ms a sequence", xticks=value, xticklabels=value)
         axes.xaxis.minorticks_off()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter("{x:g}")
+        scale_logarithmically(axes)
         axes.legend()
     figure.suptitle("Time of a training step; tokens: attention's product alone")
     figure.savefig(path, dpi=100)

@@ -84,14 +84,19 @@ def test_noise_maps_share_one_colour_scale(actions):
     assert "499" in figure.get_suptitle()
 
 
+def make_history(counts: list[int]) -> list[dict[str, float]]:
+    """Return the metrics of a run that validated so many sequences in each of its epochs."""
+    names = [name for target in TARGETS for name in target.metrics]
+    return [
+        {"epoch": epoch, "val/num_sequences": count, "train/loss": 1 / epoch, "val/loss": 2 / epoch}
+        | {f"val/{name}": 0.5 / epoch for name in names}
+        for epoch, count in enumerate(counts, 1)
+    ]
+
+
 @pytest.mark.parametrize("num_epochs", [1, 12])
 def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
-    names = [name for target in TARGETS for name in target.metrics]
-    history = [
-        {"epoch": epoch, "val/num_sequences": 256, "train/loss": 1 / epoch, "val/loss": 2 / epoch}
-        | {f"val/{name}": 0.5 / epoch for name in names}
-        for epoch in range(1, num_epochs + 1)
-    ]
+    history = make_history([256] * num_epochs)
     figure = plot_learning_curves(history)
     figure_to_image(figure)
     panels = {axis.get_title().split(",")[0]: axis for axis in figure.axes if axis.get_title()}
@@ -111,19 +116,13 @@ def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
     assert list(rise) == [5, 10]
 
 
-def test_epoch_that_was_measured_on_all_sequences_stands_apart():
-    names = [name for target in TARGETS for name in target.metrics]
-    counts = (256, 256, 1000)
-    history = [
-        {"epoch": epoch, "val/num_sequences": count, "train/loss": 1.0, "val/loss": 2.0}
-        | {f"val/{name}": 0.5 / epoch for name in names}
-        for epoch, count in enumerate(counts, 1)
-    ]
-    figure = plot_learning_curves(history)
+def test_epochs_that_were_measured_on_all_sequences_stand_apart():
+    """The last one, and that of a run which was then continued with more epochs."""
+    figure = plot_learning_curves(make_history([256, 1000, 256, 1000]))
     panels = {axis.get_title().split(",")[0]: lines(axis) for axis in figure.axes if axis.get_title()}
-    assert list(panels["mse"]["measured"]) == [0.5, 0.25]
-    assert list(panels["mse"]["measured, all 1000 sequences"]) == [pytest.approx(0.5 / 3)]
-    assert len(panels["loss"]["train/loss"]) == 3
+    assert list(panels["mse"]["measured"]) == pytest.approx([0.5, 0.5 / 3])
+    assert list(panels["mse"]["measured, all 1000 sequences"]) == pytest.approx([0.5 / 2, 0.5 / 4])
+    assert len(panels["loss"]["train/loss"]) == 4
     assert len(panels["loss"]["val/loss"]) == 2
 
 
