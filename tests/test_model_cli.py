@@ -50,7 +50,7 @@ def test_sampled_file_is_a_data_set_and_does_not_depend_on_the_batch(model, tmp_
     assert len(ActionDataset(tmp_path / "a", SEQ_LEN)) == 7
     assert Image.open(tmp_path / "a" / "sheet.png").format == "PNG"
     assert call(*words, "--out", tmp_path / "b.npy", "--batch_size", 3) == 0
-    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), rows, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "b.npy"), rows, atol=1e-6)
     assert call(*words, "--out", tmp_path / "c.npy", "--seed", 1) == 0
     assert not np.allclose(np.load(tmp_path / "c.npy"), rows)
     assert call(*words, "--out", tmp_path / "d.npy", "--eta", 1) == 0
