@@ -181,7 +181,7 @@ def _invert(
     """Encode the first sequences in S steps and decode them in as many; return what came back of them."""
     from scipy.stats import kurtosis  # of the extra `eval`
 
-    parts, all_latents, count = [], [], min(settings.num_inverted, len(real))
+    parts, count = [], min(settings.num_inverted, len(real))
     with tqdm(total=count, unit="seq", desc=f"inversion, {S} steps", disable=None, leave=False) as progress:
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
@@ -189,11 +189,11 @@ def _invert(
             latents, residual = pipeline.invert(batch, num_inference_steps=S, generator=generators, return_dict=False)
             decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
-            parts.append({**statistics, "residual": residual.double().cpu().numpy()})
-            all_latents.append(latents.double().cpu().numpy())
+            found = {"residual": residual, "latents": latents}
+            parts.append({**statistics, **{name: values.double().cpu().numpy() for name, values in found.items()}})
             progress.update(len(batch))
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    metrics, entries = summarize(statistics), np.concatenate(all_latents).ravel()
+    metrics, entries = summarize(statistics), statistics["latents"].ravel()
     moments = (entries.mean(), entries.std(), kurtosis(entries))
     return {
         **{name: metrics[name] for name in INVERSION_METRICS},

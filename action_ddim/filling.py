@@ -32,8 +32,8 @@ class Known(NamedTuple):
         missed = torch.where(self.mask, to_model_space(self.actions) - clean, 0.0)
         steps = clean[..., :PRESS].float().diff(dim=1).norm(dim=-1, keepdim=True)
         way = F.pad((steps + SMALLEST_STEP).cumsum(dim=1), (0, 0, 1, 0))  # (N, L, 1), increasing
-        moved = interpolate(missed, self.mask.expand_as(clean), way)
-        return (clean + torch.cat([moved[..., :PRESS], missed[..., PRESS:]], dim=-1)).to(clean.dtype)
+        moved = interpolate(missed[..., :PRESS], self.mask.expand_as(clean)[..., :PRESS], way)
+        return (clean + torch.cat([moved, missed[..., PRESS:]], dim=-1)).to(clean.dtype)
 
 
 def interpolate(values: torch.Tensor, known: torch.Tensor, way: torch.Tensor) -> torch.Tensor:

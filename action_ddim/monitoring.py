@@ -33,13 +33,12 @@ def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
     """Measure the averaged weights; every rank takes a share, and no sequence counts twice."""
     config, accelerator, started = run.config, run.accelerator, time.perf_counter()
     share = indices[accelerator.process_index :: accelerator.num_processes]
-    parts = []
+    parts, objective = [], {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
     with averaged_weights(run.ema, run.pipeline.denoiser):
         for first in range(0, len(share), config.eval_batch_size):
             batch = share[first : first + config.eval_batch_size]
             actions = run.val_data.read(batch).numpy()
-            settings = {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
-            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **settings)
+            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
             parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.

@@ -234,18 +234,18 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
     ) -> torch.Tensor:
         """Return the denoiser's output, moved to where the cost is smaller, and to what is known."""
         denoise = partial(self.denoiser, timestep=timestep, return_dict=False)
-        if cost is None and known is None:
-            return denoise(sample)[0]
-        alpha_bar = self.scheduler.alphas_cumprod[int(timestep)].item()
-        prediction_type = self.scheduler.config.prediction_type
         if cost is None:
             output = denoise(sample)[0]
         else:
-            output = guide(denoise, sample, cost, guidance_scale, alpha_bar, prediction_type, known)
+            output = guide(denoise, sample, cost, guidance_scale, *self._noise_level(timestep), known)
         if known is None:
             return output
-        clean = known.complete(predict_clean(output, sample, alpha_bar, prediction_type))
-        return output_for(clean, sample, alpha_bar, prediction_type)
+        clean = known.complete(predict_clean(output, sample, *self._noise_level(timestep)))
+        return output_for(clean, sample, *self._noise_level(timestep))
+
+    def _noise_level(self, timestep: torch.Tensor) -> tuple[float, str]:
+        """Return alpha_bar and the prediction type, which say what an output means."""
+        return self.scheduler.alphas_cumprod[int(timestep)].item(), self.scheduler.config.prediction_type
 
     def _step_options(self, eta: float, generator: Generators) -> dict:
         """Return those of `eta` and `generator` that the scheduler's step takes."""

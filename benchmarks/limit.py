@@ -150,25 +150,24 @@ class ExactDenoiser(torch.nn.Module):
 
 
 def compare(args: argparse.Namespace, pipeline: ActionDDIMPipeline, strength: float, progress: tqdm) -> dict[str, np.ndarray]:
-    """Return the mse and SNR of each sequence, of the limit, the exact path and the model if any, from the same noise."""
+    """Return the mse and SNR of each sequence, `(2, N)`: of the limit, the exact path and the model if any, same noise."""
     gestures = GestureConfig(num_sequences=args.num_sequences, sequence_length=args.sequence_length, seed=args.seed)
     actions = np.concatenate(list(generate(gestures)))
     exact = ActionDDIMPipeline(ExactDenoiser(gestures, pipeline.scheduler.alphas_cumprod), pipeline.scheduler)
     exact.set_progress_bar_config(disable=True)
-    contenders = {"limit": (exact, 1), "exact": (exact, args.recon_steps)}
+    contenders = {"limit": (exact, 1), "exact DDIM": (exact, args.recon_steps)}
     if args.model:
         contenders["model"] = (pipeline, args.recon_steps)
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in contenders}
     for first in range(0, len(actions), args.batch_size):
         batch = actions[first : first + args.batch_size]
         indices = np.arange(first, first + len(batch))
         for name, (contender, num_steps) in contenders.items():
             estimate = reconstruct(contender, batch, indices, ReconstructionSettings(args.noise_seed, strength, num_steps))
             statistics = sequence_statistics(batch, estimate)
-            parts.setdefault(name, []).append(statistics["mse"])
-            parts.setdefault(f"{name}_snr", []).append(statistics["mean_snr_db"])
+            parts[name].append(np.stack([statistics["mse"], statistics["mean_snr_db"]]))
         progress.update(len(batch))
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: np.concatenate(values, axis=1) for name, values in parts.items()}
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -186,14 +185,13 @@ def format_table(args: argparse.Namespace, results: dict[float, dict[str, np.nda
     row = "{:<10}{:<12}{:>22}{:>18}{:>18}{:>10}"
     lines = [row.format("strength", "", "mse", "x limit", "x exact DDIM", "SNR dB")]
     for strength, values in results.items():
-        for name in [name for name in ("limit", "exact", "model") if name in values]:
+        for name, (mse, snr) in values.items():
             ratios = [
-                "{:.3f} +- {:.3f}".format(*ratio_and_error(values[name], values[other])) if name != other else "1"
-                for other in ("limit", "exact")
+                "{:.3f} +- {:.3f}".format(*ratio_and_error(mse, values[other][0])) if name != other else "1"
+                for other in ("limit", "exact DDIM")
             ]
-            label = "exact DDIM" if name == "exact" else name
-            mse = "{:.6f} +- {:.6f}".format(*mean_and_error(values[name]))
-            lines.append(row.format(f"{strength:g}", label, mse, *ratios, f"{values[f'{name}_snr'].mean():.2f}"))
+            cell = "{:.6f} +- {:.6f}".format(*mean_and_error(mse))
+            lines.append(row.format(f"{strength:g}", name, cell, *ratios, f"{snr.mean():.2f}"))
     lines.append(
         f"{args.num_sequences} sequences of {args.sequence_length} steps, seed {args.seed}, noise seed {args.noise_seed};"
         f" DDIM in {args.recon_steps} steps over the whole schedule;\n"

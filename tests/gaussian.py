@@ -22,6 +22,13 @@ def data_covariance() -> tuple[np.ndarray, np.ndarray]:
     return np.geomspace(1e-3, 0.2, SIZE), directions
 
 
+def output_of(clean: torch.Tensor, sample: torch.Tensor, alpha: float | torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """Return what a network of a prediction type says at a noisy sample whose clean one it takes to be `clean`."""
+    noise = (sample - alpha**0.5 * clean) / (1 - alpha) ** 0.5
+    velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
+    return {"sample": clean, "epsilon": noise, "v_prediction": velocity}[prediction_type]
+
+
 def draw_actions(count: int) -> np.ndarray:
     """Draw actions `(N, L, 3)` in [0, 1]."""
     variances, directions = data_covariance()
@@ -44,9 +51,7 @@ class PosteriorMean(ModelMixin, ConfigMixin):
         alpha = self.alphas[int(timestep)]
         shares = alpha.sqrt() * self.variances / (alpha * self.variances + 1 - alpha)
         clean = (sample.flatten(1) @ self.directions * shares @ self.directions.T).view_as(sample)
-        noise = (sample - alpha.sqrt() * clean) / (1 - alpha).sqrt()
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        return ({"sample": clean, "epsilon": noise, "v_prediction": velocity}[self.config.prediction_type],)
+        return (output_of(clean, sample, alpha, self.config.prediction_type),)
 
 
 def make_pipeline(prediction_type: str = "sample") -> ActionDDIMPipeline:

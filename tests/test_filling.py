@@ -11,7 +11,7 @@ from action_ddim.actions import PRESS
 from action_ddim.filling import Known, interpolate
 from action_ddim.masks import build_mask
 
-from .gaussian import make_scheduler
+from .gaussian import make_scheduler, output_of
 
 SEQ_LEN = 20
 
@@ -26,10 +26,8 @@ class Fixed(ModelMixin, ConfigMixin):
         self.alphas_cumprod = make_scheduler().alphas_cumprod
 
     def forward(self, sample, timestep, return_dict=True):
-        clean, alpha_bar = self.held.expand_as(sample), self.alphas_cumprod[int(timestep)]
-        noise = (sample - alpha_bar.sqrt() * clean) / (1 - alpha_bar).sqrt()
-        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-        return ({"sample": clean, "epsilon": noise, "v_prediction": velocity}[self.config.prediction_type],)
+        alpha = self.alphas_cumprod[int(timestep)]
+        return (output_of(self.held.expand_as(sample), sample, alpha, self.config.prediction_type),)
 
 
 def make_pipeline(denoiser, prediction_type: str = "sample") -> ActionDDIMPipeline:

@@ -64,9 +64,7 @@ def test_output_for_is_predict_clean_the_other_way(prediction_type):
     clean, sample = torch.randn(2, 3, gaussian.SEQ_LEN, 3, dtype=torch.float64, generator=seeded())
     output = output_for(clean, sample, 0.3, prediction_type)
     torch.testing.assert_close(predict_clean(output, sample, 0.3, prediction_type), clean)
-    noise = (sample - 0.3**0.5 * clean) / 0.7**0.5
-    expected = {"sample": clean, "epsilon": noise, "v_prediction": 0.3**0.5 * noise - 0.7**0.5 * clean}[prediction_type]
-    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(output, gaussian.output_of(clean, sample, 0.3, prediction_type))
 
 
 def test_cost_sees_what_is_known():

@@ -108,7 +108,7 @@ def test_script_sets_the_model_beside_the_limit_on_the_same_sequences(model, mon
     words = ["--model", model, "--num_sequences", 5, "--sequence_length", SEQ_LEN, "--strengths", 0.5, "--batch_size", 3]
     monkeypatch.setattr("sys.argv", ["limit.py", *map(str, words)])
     main()
-    lines = capsys.readouterr().out.replace("exact DDIM  ", "exact").splitlines()
+    lines = capsys.readouterr().out.replace("exact DDIM ", "exact ").splitlines()
     rows = {row[1]: row for row in map(str.split, lines[1:4])}
     gestures = GestureConfig(5, sequence_length=SEQ_LEN, seed=1)
     actions, indices = next(generate(gestures)), np.arange(5)
