@@ -1,5 +1,6 @@
 """`assess(pipeline, data)`: everything that is measured of a finished model, as numbers and as pictures."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -186,7 +187,8 @@ def _invert(
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
             batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
-            latents, residual = pipeline.invert(batch, num_inference_steps=S, generator=generators, return_dict=False)
+            # However large the residual: it is reported.
+            latents, residual = pipeline.invert(batch, S, generators, max_residual=math.inf, return_dict=False)
             decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
             found = {"residual": residual, "latents": latents}
