@@ -107,7 +107,8 @@ class ExactDDIMScheduler(DDIMScheduler):
         except KeyError:
             raise ValueError(f"timestep {int(timestep)} is not one of those that set_timesteps chose") from None
         direction = max(one_minus_alpha_prev - (eta * sigma) ** 2, 0.0) ** 0.5
-        return StepCoefficients(*others, direction, eta * sigma)
+        sqrt_alpha, sqrt_one_minus_alpha, sqrt_alpha_prev = others
+        return StepCoefficients(sqrt_alpha, sqrt_one_minus_alpha, sqrt_alpha_prev, direction, eta * sigma)
 
     def step(
         self,
