@@ -15,6 +15,7 @@ from .filling import Known, check_known
 from .guidance import Cost, guide, output_for, predict_clean
 from .inversion import invert_step, slerp
 from .pipeline_output import ActionInversionOutput, ActionPipelineOutput
+from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
 Values = np.ndarray | torch.Tensor
@@ -65,7 +66,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
                 `action_ddim.masks.build_mask` makes masks from words.
             cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
-            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press.
+            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press; the rests
+                of both are exact, where the denoiser has a rest head.
 
         Raises:
             ValueError: an argument is out of its range, or the latents, known actions, mask or generators do not fit.
@@ -86,8 +88,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         sample = latents * self.scheduler.init_noise_sigma
         cost = cost if guidance_scale else None
-        sample = self._denoise(sample, self.scheduler.timesteps, eta, generator, given, cost, guidance_scale)
-        return self._output(sample, output_type, return_dict, given)
+        denoised = self._denoise(sample, self.scheduler.timesteps, eta, generator, given, cost, guidance_scale)
+        return self._output(*denoised, output_type, return_dict, given)
 
     @torch.no_grad()
     def reconstruct(
@@ -123,7 +125,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         chosen = self.scheduler.timesteps[begin:]
         noise = self._draw_noise(tuple(sample.shape), generator)
         noisy = self.scheduler.add_noise(sample, noise, chosen[:1].expand(len(sample)))
-        return self._output(self._denoise(noisy, chosen, generator=generator), output_type, return_dict)
+        return self._output(*self._denoise(noisy, chosen, generator=generator), output_type, return_dict)
 
     @torch.no_grad()
     def invert(
@@ -220,28 +222,31 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         known: Known | None = None,
         cost: Cost | None = None,
         guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        """Walk down the timesteps, of those that the scheduler chose, from a noisy sample `(N, L, 3)`."""
-        options = self._step_options(eta, generator)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Walk down the timesteps, of those that the scheduler chose, from a noisy sample `(N, L, 3)`.
+
+        Returns the clean sample, and what the network says at the last timestep of which steps move, if it does.
+        """
+        options, move_logits = self._step_options(eta, generator), None
         for timestep in self.progress_bar(timesteps):
             model_input = self.scheduler.scale_model_input(sample, timestep)
-            output = self._predict(model_input, timestep, known, cost, guidance_scale)
+            output, move_logits = self._predict(model_input, timestep, known, cost, guidance_scale)
             sample = self.scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
-        return sample
+        return sample, move_logits
 
     def _predict(
         self, sample: torch.Tensor, timestep: torch.Tensor, known: Known | None, cost: Cost | None, guidance_scale: float
-    ) -> torch.Tensor:
-        """Return the denoiser's output, moved to where the cost is smaller, and to what is known."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the denoiser's output, moved to where the cost is smaller, and to what is known; and its logits if any."""
         denoise = partial(self.denoiser, timestep=timestep, return_dict=False)
         if cost is None:
-            output = denoise(sample)[0]
+            output, *others = denoise(sample)
         else:
-            output = guide(denoise, sample, cost, guidance_scale, *self._noise_level(timestep), known)
-        if known is None:
-            return output
-        clean = known.complete(predict_clean(output, sample, *self._noise_level(timestep)))
-        return output_for(clean, sample, *self._noise_level(timestep))
+            output, *others = guide(denoise, sample, cost, guidance_scale, *self._noise_level(timestep), known)
+        if known is not None:
+            clean = known.complete(predict_clean(output, sample, *self._noise_level(timestep)))
+            output = output_for(clean, sample, *self._noise_level(timestep))
+        return output, others[0] if others else None
 
     def _noise_level(self, timestep: torch.Tensor) -> tuple[float, str]:
         """Return alpha_bar and the prediction type, which say what an output means."""
@@ -286,9 +291,16 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.denoiser.dtype)
 
     def _output(
-        self, sample: torch.Tensor, output_type: str, return_dict: bool, known: Known | None = None
+        self,
+        sample: torch.Tensor,
+        move_logits: torch.Tensor | None,
+        output_type: str,
+        return_dict: bool,
+        known: Known | None = None,
     ) -> ActionPipelineOutput | tuple:
         actions = from_model_space(sample)
+        if move_logits is not None:
+            actions = decode_rests(actions, move_logits, known)
         if output_type == "np":
             actions = threshold_press(actions)
         if known is not None:
