@@ -87,6 +87,13 @@ class TrainConfig:
         at_least=0,
     )
 
+    rest_weight: float = _flag(
+        "weight of the loss on whether x and y move or rest, which lets rests be exact; 0 trains a network without it",
+        default=0.1,
+        group="diffusion",
+        at_least=0,
+    )
+
     batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
     num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
     lr: float = _flag(

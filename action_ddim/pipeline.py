@@ -10,12 +10,14 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from .actions import from_model_space, threshold_press, to_model_space
+from .actions import PRESS, from_model_space, threshold_press, to_model_space
+from .denoising import LEAST_NOISE, estimate_noise, smooth
 from .export import SelfContainedMixin
 from .filling import Known, check_known
 from .guidance import Cost, guide, output_for, predict_clean
 from .inversion import invert_end, invert_step, slerp
-from .pipeline_output import ActionInversionOutput, ActionPipelineOutput
+from .pipeline_output import ActionDenoisingOutput, ActionInversionOutput, ActionPipelineOutput
+from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
 MAX_RESIDUAL = 0.05  # of an inversion; a solved step leaves 1e-5, or half precision a hundredth
@@ -67,7 +69,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
                 `action_ddim.masks.build_mask` makes masks from words.
             cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
-            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press.
+            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press; the rests
+                of both are exact, where the denoiser has a rest head.
 
         Raises:
             ValueError: an argument is out of its range, or the latents, known actions, mask or generators do not fit.
@@ -89,8 +92,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         sample = latents * self.scheduler.init_noise_sigma
         cost = cost if guidance_scale else None
-        sample = self._denoise(sample, self.scheduler, eta, generator, given, cost, guidance_scale)
-        return self._output(sample, output_type, return_dict, given)
+        denoised = self._denoise(sample, self.scheduler, eta, generator, given, cost, guidance_scale)
+        return self._output(*denoised, output_type, return_dict, given)
 
     @torch.no_grad()
     def reconstruct(
@@ -118,7 +121,53 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         scheduler = self._scheduler_below(strength, num_inference_steps)
         noise = self._draw_noise(tuple(sample.shape), generator)
         noisy = scheduler.add_noise(sample, noise, scheduler.timesteps[:1].expand(len(sample)))
-        return self._output(self._denoise(noisy, scheduler, generator=generator), output_type, return_dict)
+        return self._output(*self._denoise(noisy, scheduler, generator=generator), output_type, return_dict)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        actions: Values,
+        noise_std: float | None = None,
+        press_is_noisy: bool = False,
+        num_inference_steps: int = 1,
+        return_dict: bool = True,
+    ) -> ActionDenoisingOutput | tuple:
+        """Take white noise off recorded places: jitter of the hand, the device or the tracking.
+
+        The recording is a noisy sample of the schedule as it is: it enters at the timestep of its noise (but see
+        `denoising.LEAST_NOISE`), none is added, and DDIM walks down. Where the pointer moves in what the network takes for
+        clean, and how far, sets how closely the recording is followed there (`denoising.smooth`): over a rest it is averaged.
+
+        Args:
+            actions: `(N, L, 3)`; x and y may lie outside [0, 1] as far as noise takes them.
+            noise_std: Standard deviation of the noise on x and y, in screens; by default `denoising.estimate_noise` of all
+                the sequences together.
+            press_is_noisy: Whether the press is to be denoised too, instead of kept as it is.
+            num_inference_steps: DDIM steps on the way down.
+
+        Raises:
+            ValueError: an argument is out of its range, or the actions do not fit.
+        """
+        recording = self._to_device(actions, "actions", torch.promote_types(self.denoiser.dtype, torch.float32))
+        if noise_std is None:
+            noise_std = estimate_noise(recording)
+        if not 0 <= noise_std < math.inf:
+            raise ValueError(f"noise_std is {noise_std}, not a number of screens from 0 up")
+        denoised = recording.clone()
+        if noise_std > 0:
+            # Model space is twice as wide as the screen.
+            scheduler = self._scheduler_at(max(2 * noise_std, LEAST_NOISE), num_inference_steps)
+            signal = scheduler.alphas_cumprod[-1].sqrt().to(recording)
+            sample, move_logits = self._denoise((signal * to_model_space(recording)).to(self.denoiser.dtype), scheduler)
+            predicted = from_model_space(sample.to(recording.dtype))
+            step_variance = predicted[..., :PRESS].diff(dim=1).square().sum(dim=-1, keepdim=True)
+            if move_logits is not None:
+                step_variance = move_logits.sigmoid() * step_variance
+            denoised[..., :PRESS] = smooth(recording[..., :PRESS], step_variance, noise_std**2).to(recording.dtype)
+            if press_is_noisy:
+                denoised[..., PRESS:] = predicted[..., PRESS:]
+        denoised = threshold_press(denoised.clip(0, 1)).float().cpu().numpy()
+        return ActionDenoisingOutput(denoised, noise_std) if return_dict else (denoised, noise_std)
 
     @torch.no_grad()
     def invert(
@@ -220,12 +269,20 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         return [round(top * (count - i) / count) - 1 for i in range(count)]
 
     def _scheduler_below(self, strength: float, num_inference_steps: int) -> SchedulerMixin:
-        """Return the scheduler cut at `strength` of the schedule, with its timesteps chosen.
-
-        Whatever its spacing (Karras sigmas, ...), it begins where it is cut.
-        """
+        """Return the scheduler cut at `strength` of the schedule, with its timesteps chosen."""
         timesteps = self.timesteps_below(strength, num_inference_steps)
-        top = timesteps[0] + 1
+        return self._cut_scheduler(timesteps[0] + 1, len(timesteps))
+
+    def _scheduler_at(self, noise_std: float, num_inference_steps: int) -> SchedulerMixin:
+        """Return the scheduler cut where noise has this deviation beside the signal, with its timesteps chosen."""
+        alphas = self.scheduler.alphas_cumprod.double().cpu()
+        top = int(((1 - alphas) / alphas < noise_std**2).sum()) + 1
+        if not 1 <= num_inference_steps <= min(top, len(alphas)):
+            raise ValueError(f"num_inference_steps is {num_inference_steps}, not in 1..{top}, the timesteps below the noise")
+        return self._cut_scheduler(min(top, len(alphas)), num_inference_steps)
+
+    def _cut_scheduler(self, top: int, num_inference_steps: int) -> SchedulerMixin:
+        """Return a scheduler of the first `top` timesteps: whatever its spacing (Karras sigmas, ...), it begins there."""
         cut = {
             "trained_betas": self.scheduler.betas[:top].tolist(),
             "num_train_timesteps": top,
@@ -233,7 +290,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             "timestep_spacing": "trailing",
         }
         scheduler = type(self.scheduler).from_config(self.scheduler.config, **cut)
-        scheduler.set_timesteps(len(timesteps), device=self._execution_device)
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler
@@ -247,16 +304,19 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         known: Known | None = None,
         cost: Cost | None = None,
         guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        """Walk down the timesteps that the scheduler chose, from a noisy sample `(N, L, 3)`."""
-        options = self._step_options(scheduler, eta, generator)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Walk down the timesteps that the scheduler chose, from a noisy sample `(N, L, 3)`.
+
+        Returns the clean sample, and what the network says at the last timestep of which steps move, if it does.
+        """
+        options, move_logits = self._step_options(scheduler, eta, generator), None
         # Noise levels are looked up at once: on a GPU, each look would wait for what is under way there.
         levels = scheduler.alphas_cumprod.cpu()[scheduler.timesteps.cpu().long()].tolist()
         for timestep, alpha_bar in self.progress_bar(list(zip(scheduler.timesteps, levels, strict=True))):
             model_input = scheduler.scale_model_input(sample, timestep)
-            output = self._predict(model_input, timestep, alpha_bar, known, cost, guidance_scale)
+            output, move_logits = self._predict(model_input, timestep, alpha_bar, known, cost, guidance_scale)
             sample = scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
-        return sample
+        return sample, move_logits
 
     def _predict(
         self,
@@ -266,14 +326,15 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         known: Known | None,
         cost: Cost | None,
         guidance_scale: float,
-    ) -> torch.Tensor:
-        """Return the denoiser's output, moved to where the cost is smaller, and to what is known."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the denoiser's output, moved to where the cost is smaller, and to what is known; and its logits if any."""
         denoise = partial(self.denoiser, timestep=timestep, return_dict=False)
         meaning = alpha_bar, self.scheduler.config.prediction_type
-        output = denoise(sample)[0] if cost is None else guide(denoise, sample, cost, guidance_scale, *meaning, known)
-        if known is None:
-            return output
-        return output_for(known.complete(predict_clean(output, sample, *meaning)), sample, *meaning)
+        said = denoise(sample) if cost is None else guide(denoise, sample, cost, guidance_scale, *meaning, known)
+        output, *others = said
+        if known is not None:
+            output = output_for(known.complete(predict_clean(output, sample, *meaning)), sample, *meaning)
+        return output, others[0] if others else None
 
     @staticmethod
     def _step_options(scheduler: SchedulerMixin, eta: float, generator: Generators) -> dict:
@@ -319,9 +380,16 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.denoiser.dtype)
 
     def _output(
-        self, sample: torch.Tensor, output_type: str, return_dict: bool, known: Known | None = None
+        self,
+        sample: torch.Tensor,
+        move_logits: torch.Tensor | None,
+        output_type: str,
+        return_dict: bool,
+        known: Known | None = None,
     ) -> ActionPipelineOutput | tuple:
         actions = from_model_space(sample)
+        if move_logits is not None:
+            actions = decode_rests(actions, move_logits, known)
         if output_type == "np":
             actions = threshold_press(actions)
         if known is not None:

@@ -25,6 +25,7 @@ from action_ddim.errors import UserError
 from action_ddim.run import Run, early_stopping
 
 LATEST = "latest"
+BEFORE = {"rest_weight": 0.0}  # of runs from before there was the flag, where that is not its default
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of each data file: 1 MB, the whole of a small one
 
 
@@ -145,7 +146,7 @@ def data_digest(folder: Path) -> str:
 def check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConfig, checkpoint: Path) -> None:
     """Raise a UserError where a setting is not what the checkpoint was trained with: the setting, both values, the remedy."""
     anew = "or leave --resume_from_checkpoint out to start anew"
-    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    defaults = {item.name: item.default for item in dataclasses.fields(config)} | BEFORE
     for name, value in now.items():
         was = then.get(name, defaults.get(name))
         if value == was:

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def loss_settings(self) -> dict:
-        return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
+        return {name: getattr(self.config, name) for name in ("snr_gamma", "velocity_weight", "rest_weight")}
 
 
 def check_device(config: TrainConfig) -> None:
@@ -133,6 +133,7 @@ def build(
         patch_size=config.patch_size,
         seq_len=train_data.seq_len,
         dropout=config.dropout,
+        rest_head=config.rest_weight > 0,
     )
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
     optimizer = torch.optim.AdamW(

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from action_ddim.checkpoint import list_checkpoints
 from action_ddim.cli import train as train_verb
-from action_ddim.errors import RunStopped
+from action_ddim.config import TrainConfig
+from action_ddim.errors import RunStopped, UserError
 from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.resume import data_digest
+from action_ddim.resume import check_identity, data_digest
 
 from .conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
 from .faults import after_steps
@@ -210,3 +212,10 @@ def test_killed_on_two_processes_and_resumed_it_is_the_run_that_never_stopped(la
     alone = python(TRAINER, *flags(save_dir=killed, resume_from_checkpoint="latest", **settings))
     assert alone.returncode == 2
     assert "--num_processes is 1, but" in alone.stderr
+
+
+def test_a_checkpoint_from_before_there_was_a_rest_head_goes_on_without():
+    config = TrainConfig(data_dir="train", val_data_dir="val")
+    with pytest.raises(UserError, match=r"--rest_weight is 0.1, but .* was trained with 0.0; give --rest_weight 0.0, or leave"):
+        check_identity({"rest_weight": 0.1}, {}, config, Path("checkpoint-000006"))
+    check_identity({"rest_weight": 0.0}, {}, config, Path("checkpoint-000006"))
