@@ -79,6 +79,16 @@ def one_line(capsys, *expected: str) -> None:
         assert text in error
 
 
+@pytest.mark.parametrize("flag", ["data_dir", "val_data_dir"])
+@pytest.mark.parametrize(
+    ("name", "fault"), [("nowhere", "is not a folder"), ("file", "is a file"), ("n" * 300, "cannot be read")]
+)
+def test_folder_that_is_none_is_named_with_its_flag(flag, name, fault, flags, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(flags(**{flag: tmp_path / name})) == 2
+    one_line(capsys, f"--{flag} {tmp_path / name} {fault}")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_data(fault, data, flags, tmp_path, capsys):
     shutil.copytree(data / "train", tmp_path / "bad")
@@ -141,7 +151,7 @@ def test_mistake_that_only_another_process_meets_is_told_by_it(flags, monkeypatc
     monkeypatch.setattr(cli, "SPEAK_AFTER_S", 0)
     monkeypatch.setenv("RANK", "3")
     assert train(flags(data_dir="nowhere")) == 2
-    assert capsys.readouterr().err.startswith("error on process 3: nowhere is not a folder")
+    assert capsys.readouterr().err.startswith("error on process 3: --data_dir nowhere is not a folder")
 
 
 def test_save_dir_that_is_a_file(flags, tmp_path, capsys):
