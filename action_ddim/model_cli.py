@@ -4,11 +4,11 @@ Each takes the arguments after it, does its work, and raises a UserError for a m
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
 from action_ddim.arguments import OneLineParser
@@ -60,10 +60,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     assessment, pictures = assess(pipeline, data, settings)
     print("\n\n".join(table.to_text() for table in tables(assessment)))
     if args.out:
-        try:
-            write_report(args.out, assessment, pictures, args.model, args.data_dir)
-        except OSError as error:
-            raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+        write_report(args.out, assessment, pictures, args.model, args.data_dir)
         print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
 
 
@@ -89,9 +86,9 @@ def sample(argv: list[str], prog: str | None) -> None:
     batches = draw_samples(
         pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
     )
-    actions = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), seq_len, batches)
+    shown = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), batches, keep=NUM_SHEET)
     print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
-    write_plot(args.plot, lambda: plots.plot_samples(np.array(actions[:NUM_SHEET])))
+    write_plot(args.plot, lambda: plots.plot_samples(np.stack(shown)))
 
 
 def reconstruct(argv: list[str], prog: str | None) -> None:
@@ -118,27 +115,27 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     from action_ddim.assessment import reconstruct_batches
 
     seq_len = pipeline.denoiser.config.seq_len
-    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}")
+    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
     with recording.open() as file:
         actions = recording.read(file, 0, recording.num_sequences)
     _check_actions(args.input, actions, args.batch_size)
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
-    cleaned = write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
+    cleaned = write_actions(args.out, shape, (threshold_press(batch) for batch in batches), keep=plots.MAX_ROWS)
     print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
 
     def figure():
         shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
         noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
-        return plots.plot_reconstructions(shown, noisy, np.array(cleaned[: len(shown)]))
+        return plots.plot_reconstructions(shown, noisy, np.stack(cleaned))
 
     write_plot(args.plot, figure)
 
 
 def export(argv: list[str], prog: str | None) -> None:
     """Write a model with its code, to load without this package."""
-    parser = OneLineParser(prog=prog, description=export.__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog=prog, description=export.__doc__)
     _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
     args = parser.parse_args(argv)
@@ -148,13 +145,10 @@ def export(argv: list[str], prog: str | None) -> None:
         raise UserError(f"--out {args.out} is a file; name a folder")
     check_writable("--out", args.out)
     pipeline = load_pipeline(args.model, "cpu")
-    card = Path(args.model) / "README.md"
     try:
         pipeline.export(args.out)
-        if card.is_file():
-            shutil.copy(card, args.out)
-    except OSError as error:
-        raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {args.out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
 
 
@@ -203,7 +197,7 @@ def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
 def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
     """Make a parser with the flags that all verbs of a model take."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter, allow_abbrev=False)
+    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
     add = parser.add_argument
     _add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
@@ -255,8 +249,7 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     """
     from action_ddim.dataset import ActionDataset
 
-    # Without a dataset.json that says otherwise the sequences are as long as the model's.
-    data = ActionDataset(folder, None if (Path(folder) / "dataset.json").exists() else seq_len)
+    data = ActionDataset(folder, default_seq_len=seq_len, flag="--data_dir")
     if data.seq_len != seq_len:
         raise UserError(f"--data_dir {folder} holds sequences of {data.seq_len} steps; --model {model} takes {seq_len}")
     data.validate()

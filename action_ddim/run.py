@@ -20,7 +20,7 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.loading import make_loader, place, validate_once
+from action_ddim.loading import make_loader, place, validate_once, warn_of_shared
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
@@ -125,6 +125,8 @@ def build(
         validate_once(accelerator, dataset)
     data_place = place(train_data, accelerator.device, config.data_memory_gb)
     place(val_data, torch.device("cpu"), config.data_memory_gb)
+    if accelerator.is_main_process:
+        warn_of_shared(train_data, val_data)
     set_seed(config.seed)  # the same weights on every rank
     denoiser = ActionTransformer1DModel(
         d_model=config.d_model,

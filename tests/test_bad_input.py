@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
-from action_ddim import cli
+from action_ddim import __version__, cli
 from action_ddim.cli import generate, main, train
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
@@ -79,6 +80,16 @@ def one_line(capsys, *expected: str) -> None:
         assert text in error
 
 
+@pytest.mark.parametrize("flag", ["data_dir", "val_data_dir"])
+@pytest.mark.parametrize(
+    ("name", "fault"), [("nowhere", "is not a folder"), ("file", "is a file"), ("n" * 300, "cannot be read")]
+)
+def test_folder_that_is_none_is_named_with_its_flag(flag, name, fault, flags, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(flags(**{flag: tmp_path / name})) == 2
+    one_line(capsys, f"--{flag} {tmp_path / name} {fault}")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_data(fault, data, flags, tmp_path, capsys):
     shutil.copytree(data / "train", tmp_path / "bad")
@@ -141,7 +152,7 @@ def test_mistake_that_only_another_process_meets_is_told_by_it(flags, monkeypatc
     monkeypatch.setattr(cli, "SPEAK_AFTER_S", 0)
     monkeypatch.setenv("RANK", "3")
     assert train(flags(data_dir="nowhere")) == 2
-    assert capsys.readouterr().err.startswith("error on process 3: nowhere is not a folder")
+    assert capsys.readouterr().err.startswith("error on process 3: --data_dir nowhere is not a folder")
 
 
 def test_save_dir_that_is_a_file(flags, tmp_path, capsys):
@@ -198,8 +209,56 @@ def test_generator_does_not_write_over_data(tmp_path, capsys):
     assert generate([*words, "--overwrite"]) == 0
 
 
-def test_unknown_verb_shows_the_verbs(capsys):
-    assert main(["trian"]) == 2
-    assert "train" in capsys.readouterr().err
+def test_verbs_are_shown(capsys):
+    assert main([]) == 2
+    assert "generate" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
+    assert main(["dream"]) == 2
+    one_line(capsys, "dream is not a verb; choose from train, generate")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("trian", "train"), ("--train", "train"), ("eval", "evaluate"), ("smaple", "sample")]
+)
+def test_verb_that_is_misspelled_is_told_which_is_meant(word, meant, capsys):
+    assert main([word, "--data_dir", "d"]) == 2
+    one_line(capsys, f"{word} is not a verb; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "meant"),
+    [
+        (train, ["--epochs", "3"], "--num_epochs"),
+        (train, ["--batchsize", "3"], "--batch_size"),
+        (train, ["--num-epochs=3"], "--num_epochs"),
+        (train, ["--output_dir", "d"], "--save_dir"),
+        (train, ["--learning_rate", "1e-4"], "--lr"),
+        (train, ["--train_batch_size", "3"], "--batch_size"),
+        (train, ["--num_train_epochs", "3"], "--num_epochs"),
+        (train, ["--train_data_dir", "d"], "--data_dir"),
+        (train, ["-lr", "-1"], "--lr"),
+        (generate, ["--num_sequence", "3"], "--num_sequences"),
+        (generate, ["--output", "d"], "--output_dir"),
+        (lambda words: main(["sample", *words]), ["--num_samples", "3"], "--num"),
+        (lambda words: main(["evaluate", *words]), ["--output_dir", "d"], "--out"),
+    ],
+)
+def test_flag_by_another_name_is_told_which_is_meant(verb, words, meant, capsys):
+    """Also where argparse would first miss a flag that is required."""
+    assert verb(words) == 2
+    one_line(capsys, f"{words[0].split('=')[0]} is not a flag; did you mean {meant}?")
+
+
+def test_flag_that_is_like_none_is_said_to_be_none(flags, capsys):
+    assert train([*flags(), "--colour", "red"]) == 2
+    one_line(capsys, "--colour is not a flag; --help lists the flags")
+    assert train(flags(lr=-1)) == 2  # a number is no flag
+    one_line(capsys, "--lr is -1; give a number above 0")
+
+
+@pytest.mark.parametrize("verb", [main, train, generate, lambda words: main(["sample", *words])])
+def test_version(verb, capsys):
+    with suppress(SystemExit):
+        verb(["--version"])
+    assert capsys.readouterr().out == f"action-ddim {__version__}\n"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from action_ddim import ActionDDIMPipeline
+from action_ddim import ActionDDIMPipeline, loading
 from action_ddim import dataset as dataset_module
 from action_ddim.arguments import parse_train_config
 from action_ddim.dataset import ActionDataset
@@ -18,7 +19,7 @@ from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data
+from action_ddim.loading import open_data, warn_of_shared
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
@@ -179,6 +180,37 @@ def test_data_lies_where_it_fits_and_trains_the_same(run, capsys, budget, place)
     capsys.readouterr()
     assert timeless(run("placed", data_memory_gb=budget)) == loaded
     assert f"12 training ({place}) and 5 validation sequences" in capsys.readouterr().out
+
+
+@pytest.fixture
+def mixed(data, tmp_path):
+    """A copy of the validation data with two training sequences in it, which are now 7."""
+    shutil.copytree(data / "val", tmp_path / "mixed")
+    np.save(tmp_path / "mixed" / "two_actions.npy", ActionDataset(data / "train").read([3, 8]).numpy().astype(np.float64))
+    return tmp_path / "mixed"
+
+
+@pytest.mark.parametrize("budget", [0, 4])
+def test_validation_sequences_that_are_trained_on_are_said(run, mixed, budget, capsys):
+    alone = timeless(run("alone", data_memory_gb=budget))
+    assert "training sequences too" not in capsys.readouterr().err
+    assert len(timeless(run("mixed", val_data_dir=mixed, data_memory_gb=budget))) == len(alone)
+    assert f"2 of 7 validation sequences that were looked at (--val_data_dir {mixed}) are training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "most"), [("COMPARED_SEQUENCES", 50), ("COMPARED_BYTES", 50 * 240)])
+def test_of_large_data_a_part_is_compared_and_a_copy_is_always_seen(name, most, tmp_path, monkeypatch, capsys):
+    for folder, count, seed in (("train", 3000, 0), ("other", 2000, 1)):
+        write_dataset(GestureConfig(count, sequence_length=20, seed=seed), tmp_path / folder)
+    train, other = ActionDataset(tmp_path / "train"), ActionDataset(tmp_path / "other")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    monkeypatch.setattr(loading, name, most)
+    capsys.readouterr()
+    warn_of_shared(train, ActionDataset(tmp_path / "copy"))
+    shared, compared = map(int, re.match(r"(\d+) of (\d+) validation", capsys.readouterr().err).groups())
+    assert 40 < shared == compared <= 51
+    warn_of_shared(train, other)
+    assert capsys.readouterr().err == ""
 
 
 def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_path, monkeypatch):
