@@ -79,15 +79,16 @@ class ExactDDIMScheduler(DDIMScheduler):
 
     def _tabulate(self, timesteps: np.ndarray) -> None:
         """Make the coefficients of all steps once, in float64, from the float32 alphas that noising uses too."""
-        alpha = self.alphas_cumprod.double().cpu()[timesteps]
+        alpha = self.alphas_cumprod.cpu().double()[timesteps]
         alpha_prev = torch.cat([alpha[1:], self.final_alpha_cumprod.double().reshape(1)])
         sigma = ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0).sqrt()
         columns = (alpha.sqrt(), (1 - alpha).sqrt(), alpha_prev.sqrt(), 1 - alpha_prev, sigma)
         table = torch.stack(columns, dim=1)
         self._coefficients = {t: StepCoefficients(*row) for t, row in zip(timesteps.tolist(), table.tolist(), strict=True)}
-        # Timesteps on a GPU index a table there, so that no step waits for the GPU. Unlisted timesteps give NaN.
+        # Timesteps on a GPU index a table there, so that no step waits for the GPU; MPS has no float64 for it. Unlisted
+        # timesteps give NaN.
         self._device_table = None
-        if self.timesteps.device.type != "cpu":
+        if self.timesteps.device.type not in ("cpu", "mps"):
             full = torch.full((self.config.num_train_timesteps, table.shape[1]), torch.nan, dtype=torch.float64)
             full[torch.from_numpy(timesteps)] = table
             self._device_table = full.to(self.timesteps.device)
