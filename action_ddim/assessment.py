@@ -213,7 +213,7 @@ def _invert(
                 decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
             found = {"residual": residual, "latents": latents}
-            parts.append({**statistics, **{name: values.double().cpu().numpy() for name, values in found.items()}})
+            parts.append({**statistics, **{name: values.cpu().double().numpy() for name, values in found.items()}})
             progress.update(len(batch))
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     metrics, entries = summarize(statistics), statistics["latents"].ravel()

@@ -25,6 +25,8 @@ def train(argv: list[str], prog: str | None = None) -> int:
 
     def run() -> None:
         config = parse_train_config(argv, prog)
+        if config.device == "mps":  # what it lacks runs on the CPU; read as torch is imported
+            os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
         from action_ddim.training import train as train_model
 

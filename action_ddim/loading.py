@@ -24,6 +24,10 @@ DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest i
 
 def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
     """Open the training and the validation data; their headers are read, their values not yet."""
+    if config.init_from is not None and config.seq_len is not None:
+        model = f"--init_from {config.init_from}"
+        train_data = open_for_model("--data_dir", config.data_dir, config.seq_len, model)
+        return train_data, open_for_model("--val_data_dir", config.val_data_dir, config.seq_len, model)
     train_data = ActionDataset(config.data_dir, config.seq_len, flag="--data_dir")
     val_data = ActionDataset(config.val_data_dir, config.seq_len, flag="--val_data_dir")
     if train_data.seq_len != val_data.seq_len:
@@ -32,6 +36,18 @@ def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
             f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
         )
     return train_data, val_data
+
+
+def open_for_model(flag: str, folder: str, seq_len: int, model: str) -> ActionDataset:
+    """Open a folder of sequences as long as a model's, which they are where no dataset.json says otherwise.
+
+    Raises:
+        UserError: they are of another length, in one line that names both flags; or as `ActionDataset`.
+    """
+    data = ActionDataset(folder, default_seq_len=seq_len, flag=flag)
+    if data.seq_len != seq_len:
+        raise UserError(f"{flag} {folder} holds sequences of {data.seq_len} steps; {model} takes {seq_len}")
+    return data
 
 
 def validate_once(accelerator: Accelerator, dataset: ActionDataset) -> None:

@@ -11,7 +11,10 @@ from action_ddim.tables import Table, targets_table
 NAME = "DDIM model of pointer and touch actions"
 TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"]
 # Where things lie on the machine that trained, and what is watched there, is nobody else's.
-PRIVATE_SETTINGS = ("data_dir", "val_data_dir", "save_dir", "device", "report_to", "wandb_project")
+PRIVATE_SETTINGS = (
+    *("data_dir", "val_data_dir", "init_from", "save_dir", "device", "report_to", "wandb_project"),
+    *("push_to_hub", "hub_model_id"),
+)
 
 
 # What holds of every model.

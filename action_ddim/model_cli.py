@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
 from action_ddim.arguments import OneLineParser
+from action_ddim.config import DEVICES
 from action_ddim.errors import UserError
 from action_ddim.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.pretrained import load_pipeline
 
 if TYPE_CHECKING:
     from action_ddim.dataset import ActionDataset
@@ -152,48 +154,6 @@ def export(argv: list[str], prog: str | None) -> None:
     print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
 
 
-def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
-    """Load a pipeline folder onto a device; nothing is downloaded or unpickled, and progress bars of single steps are off.
-
-    Raises:
-        UserError: the folder is not a pipeline, or damaged; or there is no such device.
-    """
-    folder = Path(model)
-    if not (folder / "model_index.json").is_file():
-        inside = folder / "pipeline"
-        remedy = (
-            f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
-        )
-        raise UserError(f"--model {model} is not a pipeline folder; {remedy}")
-    if (folder / "pipeline.py").is_file():
-        raise UserError(f"--model {model} is an exported model with code of its own; name the folder it was exported from")
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu")
-    from diffusers.utils import logging
-
-    from action_ddim import ActionDDIMPipeline  # with the modules that the folder names
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what it has to say of a damaged folder is in the error too
-    logging.disable_progress_bar()
-    try:
-        pipeline = ActionDDIMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        weights = pipeline.denoiser.named_parameters()  # on the meta device where the file lacks them
-        unfit = next((name for name, value in weights if value.is_meta or not torch.isfinite(value).all()), None)
-    except Exception as error:  # JSON, safetensors, shapes, missing files and classes: each library has errors of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--model {model} cannot be loaded ({reason[:200]}); copy or export it again") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-    if unfit:
-        raise UserError(f"--model {model}: the weights {unfit} are missing or not finite; copy or export it again")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
     """Make a parser with the flags that all verbs of a model take."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
@@ -201,14 +161,14 @@ def _model_parser(prog: str | None, description: str | None, *, batch_size: int)
     add = parser.add_argument
     _add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA GPU where there is one")
+    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
     add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
     add("--overwrite", action="store_true", help="replace files that exist")
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    help_text = "pipeline folder, as a training run leaves it"
+    help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
     parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
 
 
@@ -247,11 +207,9 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     Raises:
         UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
     """
-    from action_ddim.dataset import ActionDataset
+    from action_ddim.loading import open_for_model
 
-    data = ActionDataset(folder, default_seq_len=seq_len, flag="--data_dir")
-    if data.seq_len != seq_len:
-        raise UserError(f"--data_dir {folder} holds sequences of {data.seq_len} steps; --model {model} takes {seq_len}")
+    data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
     data.validate()
     return data
 

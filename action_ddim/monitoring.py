@@ -57,7 +57,7 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
         run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
         value = {name.removeprefix("val/"): number for name, number in metrics.items()}
         tqdm.write(
-            f"epoch {epoch}/{run.config.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
+            f"epoch {epoch}/{run.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
             f"  mse {value['mse']:.5f}  coord_mse {value['coord_mse']:.5f}  press {value['press_accuracy']:.4f}"
             f"  SNR {value['mean_snr_db']:.1f} dB  variance {value['variance_ratio_x']:.2f}/{value['variance_ratio_y']:.2f}"
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"

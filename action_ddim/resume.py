@@ -42,7 +42,8 @@ class Origin:
     early_stopping: dict | None
     wandb_run: str | None
     identity: dict[str, Any]
-    rows: list[dict[str, str]]  # of metrics.csv
+    rows: list[dict[str, str]]  # of metrics.csv, with one of the next epoch where --max_train_steps ended the run in it
+    max_train_steps: int | None = None  # of the run so far
 
     @classmethod
     def read(cls, path: Path) -> "Origin":
@@ -55,8 +56,10 @@ class Origin:
             progress = json.loads((path / "progress.json").read_text())
             rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
             origin = cls(path=path, rows=rows, **progress)
-            numbers = (origin.epoch, origin.batch, origin.update, origin.num_epochs, origin.skipped_in_a_row)
-            if not all(isinstance(number, int) and number >= 0 for number in numbers) or len(rows) != origin.epoch:
+            numbers = [origin.epoch, origin.batch, origin.update, origin.num_epochs, origin.skipped_in_a_row]
+            numbers.append(origin.max_train_steps or 0)
+            are_counts = all(isinstance(number, int) and number >= 0 for number in numbers)
+            if not are_counts or len(rows) - origin.epoch not in (0, int(origin.batch > 0)):
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return origin
         except (OSError, ValueError, TypeError) as error:
@@ -66,7 +69,11 @@ class Origin:
         """Say whether there is nothing left to do."""
         stopping = early_stopping(config)
         stopping.load_state(self.early_stopping, self.epoch)
-        return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+        if config.max_train_steps is None:
+            return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+        # One that was stopped right after its last update has yet to be measured.
+        measured = not self.batch or len(self.rows) > self.epoch
+        return self.update >= config.max_train_steps + (not measured) or stopping.exhausted(self.epoch)
 
 
 def find_origin(config: TrainConfig, identity: dict[str, Any], say: Callable[[str], None]) -> Origin | None:
@@ -169,7 +176,7 @@ def restore(run: Run, origin: Origin) -> None:
     """
     accelerator, rank, path = run.accelerator, run.accelerator.process_index, origin.path
     run.epoch, run.batch, run.update = origin.epoch, origin.batch, origin.update
-    run.folder.rows = origin.rows
+    run.folder.rows = origin.rows[: origin.epoch]
     try:
         accelerator.load_state(str(path))
         load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
@@ -183,12 +190,11 @@ def restore(run: Run, origin: Origin) -> None:
     except Exception as error:  # whatever a forged file leads to
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UserError(f"{path} cannot be loaded ({reason}); give another checkpoint") from error
-    if origin.num_epochs != run.config.num_epochs:
+    if run.num_updates != (origin.max_train_steps or origin.num_epochs * run.updates_per_epoch):
         follow_new_cosine(run.lr_scheduler)
-        accelerator.print(
-            f"--num_epochs is {run.config.num_epochs} and was {origin.num_epochs}:"
-            f" from here the learning rate follows the cosine of {run.config.num_epochs} epochs"
-        )
+        lengths = {name: (getattr(run.config, name), getattr(origin, name)) for name in ("num_epochs", "max_train_steps")}
+        changes = " and ".join(f"--{name} is {now} and was {was}" for name, (now, was) in lengths.items() if now != was)
+        accelerator.print(f"{changes}: from here the learning rate follows the cosine of {run.num_updates} updates")
 
 
 def follow_new_cosine(lr_scheduler: Any) -> None:

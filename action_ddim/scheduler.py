@@ -79,7 +79,7 @@ class ExactDDIMScheduler(DDIMScheduler):
 
     def _tabulate(self, timesteps: np.ndarray) -> None:
         """Make the coefficients of all steps once, in float64, from the float32 alphas that noising uses too."""
-        alpha = self.alphas_cumprod.double().cpu()[timesteps]
+        alpha = self.alphas_cumprod.cpu().double()[timesteps]
         alpha_prev = torch.cat([alpha[1:], self.final_alpha_cumprod.double().reshape(1)])
         sigma = ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0).sqrt()
         columns = (alpha.sqrt(), (1 - alpha).sqrt(), alpha_prev.sqrt(), 1 - alpha_prev, sigma)

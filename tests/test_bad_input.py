@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import suppress
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -121,6 +122,16 @@ def test_heads_that_do_not_divide_the_width(flags, capsys):
 def test_cuda_where_there_is_none(flags, capsys):
     assert train(flags(device="cuda")) == 2
     one_line(capsys, "--device is cuda")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
+def test_gpu_of_a_mac_where_there_is_none(flags, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # or the run sets it for all that follows
+    assert train(flags(device="mps")) == 2
+    one_line(capsys, "--device is mps, but torch finds no GPU of a Mac here; use --device auto or cpu")
+    words = ["--model", model, "--num", 1, "--out", tmp_path / "a.npy", "--device", "mps"]
+    assert main(["sample", *map(str, words)]) == 2
+    one_line(capsys, "--device is mps, but torch finds no GPU of a Mac here")
 
 
 @without_gpu
@@ -262,3 +273,20 @@ def test_version(verb, capsys):
     with suppress(SystemExit):
         verb(["--version"])
     assert capsys.readouterr().out == f"action-ddim {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"push_to_hub": True}, "--push_to_hub and --hub_model_id go together"),
+        ({"hub_model_id": "someone/strokes"}, "--push_to_hub and --hub_model_id go together"),
+        ({"push_to_hub": True, "hub_model_id": "some one"}, "--hub_model_id is 'some one', no name that the Hub takes"),
+        ({"push_to_hub": True, "hub_model_id": "someone/strokes"}, "`hf auth login`"),
+    ],
+)
+def test_upload_that_cannot_be_is_refused_before_the_first_step(changes, message, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert train(flags(**changes)) == 2
+    one_line(capsys, message)
+    assert not (tmp_path / "run").exists()
