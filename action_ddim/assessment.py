@@ -50,7 +50,8 @@ CAPTIONS = {
     ),
     "error_by_timestep": (
         "Error by diffusion timestep",
-        "The network's own guess of the clean actions, before any DDIM step. The dotted lines guess the mean of the data.",
+        "The network's own guess of the clean actions, before any DDIM step. The dotted lines guess the mean of the data,"
+        " the pale ones copy the input.",
     ),
     "samples": ("Drawn actions", "From pure noise."),
     "real": ("Real actions", "Held-out data, for comparison."),
@@ -97,7 +98,8 @@ class Assessment:
 
     - `reconstruction`: the metrics of `metrics.summarize` by strength.
     - `inversion`: `INVERSION_METRICS`, `residual` and `LATENT_MOMENTS`, of sequences encoded and decoded in S steps, by S.
-    - `error_by_timestep`: `timesteps`, and mean squared errors `coord` and `press` of the clean actions predicted there.
+    - `error_by_timestep`: `timesteps`, and mean squared errors `coord` and `press` of the clean actions predicted there, and
+      `copied_coord` and `copied_press` of the noisy ones in their place.
     """
 
     num_sequences: int

@@ -129,6 +129,8 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         in_channels: C.
         dropout: Share of each branch's output dropped while training.
         rest_head: Whether it also says which steps move.
+        input_timesteps: How many timesteps, from 0 up, hold less noise than the network errs by; there a network that predicts
+            clean actions answers with its input. 0 for none.
 
     Raises:
         ValueError: `d_model` is odd, or not divisible by `nhead`.
@@ -145,6 +147,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         in_channels: int = 3,
         dropout: float = 0.0,
         rest_head: bool = False,
+        input_timesteps: int = 0,
     ):
         super().__init__()
         if d_model % nhead or d_model % 2:
@@ -199,6 +202,10 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x, condition)  # (B, N, D)
         output, move_logits = self.patch_out(x, condition, sample)
+        if self.config.input_timesteps:
+            level = (timestep.float() + 1) / self.config.input_timesteps
+            share = 1 / (1 + level**4)  # about the ratio of variances that weighs two estimates best: 1/2 where they are alike
+            output = torch.lerp(output, sample, share.to(sample.dtype).view(-1, 1, 1))
         output = ActionTransformer1DOutput(output, move_logits)
         return output if return_dict else output.to_tuple()
 

@@ -113,6 +113,12 @@ def denoise_once(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch
     return predict_clean(output, noisy, scheduler.alphas_cumprod[timestep].item(), scheduler.config.prediction_type).cpu()
 
 
+def copy_input(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> np.ndarray:
+    """Return the noisy input of `denoise_once`, scaled to that of clean actions and clamped, `(N, L, 3)` in [0, 1]."""
+    alpha_bar = pipeline.scheduler.alphas_cumprod[timestep].cpu()
+    return from_model_space(to_model_space(actions) + (1 / alpha_bar - 1).sqrt().item() * noise.numpy())
+
+
 def predict_noise(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> np.ndarray:
     """Return the noise that follows from the clean actions of `denoise_once`, `(N, L, 3)`."""
     clean = denoise_once(pipeline, actions, noise, timestep)
@@ -124,16 +130,17 @@ def predict_noise(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torc
 def error_by_timestep(
     pipeline: ActionDDIMPipeline, actions: np.ndarray, indices: np.ndarray, seed: int
 ) -> tuple[list[int], dict[str, list[float]], dict[str, float]]:
-    """Measure `denoise_once` over the schedule: the arguments of `plots.plot_error_by_timestep`."""
+    """Measure `denoise_once`, and its input in its place, over the schedule: what `plots.plot_error_by_timestep` draws."""
     T = pipeline.scheduler.config.num_train_timesteps
     timesteps = sorted({round(place) for place in np.linspace(0, T - 1, NUM_ERROR_TIMESTEPS).tolist()})
     noise = draw_reconstruction_noise(actions, indices, seed)
-    errors: dict[str, list[float]] = {"coord": [], "press": []}
+    errors: dict[str, list[float]] = {"coord": [], "press": [], "copied_coord": [], "copied_press": []}
     for timestep in timesteps:
-        clean = from_model_space(denoise_once(pipeline, actions, noise, timestep)).numpy()
-        squared = (clean - actions) ** 2
-        errors["coord"].append(float(squared[..., :PRESS].mean()))
-        errors["press"].append(float(squared[..., PRESS].mean()))
+        clean = from_model_space(denoise_once(pipeline, actions, noise, timestep))
+        for prefix, guess in (("", clean.numpy()), ("copied_", copy_input(pipeline, actions, noise, timestep))):
+            squared = (guess - actions) ** 2
+            errors[f"{prefix}coord"].append(float(squared[..., :PRESS].mean()))
+            errors[f"{prefix}press"].append(float(squared[..., PRESS].mean()))
     spread = actions.var(axis=0)  # (L, 3)
     return timesteps, errors, {"coord": float(spread[:, :PRESS].mean()), "press": float(spread[:, PRESS].mean())}
 

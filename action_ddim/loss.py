@@ -6,6 +6,7 @@ from diffusers import DDIMScheduler
 
 from action_ddim.actions import from_model_space, moves
 
+UNIFORM_SHARE = 0.3  # of the timesteps of `logit_normal`
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
 
@@ -19,8 +20,9 @@ def draw_timesteps(
 ) -> torch.Tensor:
     """Draw one timestep a sequence `(N,)` in [0, T), together spread evenly over their distribution.
 
-    With `none` each is uniform. With `logit_normal` the logit of t / T is standard normal (arXiv 2403.03206, section 3.1):
-    the middle of the schedule, where most is decided, is learned most, and its ends, where next to nothing is, least.
+    With `none` each is uniform. With `logit_normal` the logit of t / T is standard normal (arXiv 2403.03206, section 3.1) but
+    for a share that is uniform: the middle of the schedule, where most is decided, is learned most, and its ends, where paths
+    begin and end and a normal logit all but never comes, are learned too.
 
     One draw in each of N strata of equal probability, in random order: the low-discrepancy sampler of VDM (arXiv
     2107.00630, appendix I.1), which lowers the variance of the gradient at no cost.
@@ -29,7 +31,10 @@ def draw_timesteps(
     strata = torch.randperm(num_sequences, generator=generator, device=device)
     position = (strata + torch.rand(num_sequences, generator=generator, device=device)) / num_sequences
     if weighting_scheme == "logit_normal":
-        position = torch.special.ndtri(position).sigmoid()  # 0 and 1 stay what they are
+        normal = (position - UNIFORM_SHARE).clamp(min=0) / (1 - UNIFORM_SHARE)
+        position = torch.where(
+            position < UNIFORM_SHARE, position / UNIFORM_SHARE, torch.special.ndtri(normal).sigmoid()
+        )  # the normal's 0 and 1 stay what they are
     return (position * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 

@@ -161,7 +161,8 @@ def plot_error_by_timestep(
 
     Args:
         timesteps: T of them.
-        errors: T mean squared errors each of `coord` and `press`.
+        errors: T mean squared errors each of `coord` and `press`, and `copied_coord` and `copied_press`, of a network that
+            returns its input.
         constants: The error of a prediction that is always the mean, which pure noise leaves nothing better than.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -170,6 +171,7 @@ def plot_error_by_timestep(
         (("coord", "x and y"), ("press", "press")), (COLORS["x"], COLORS["y"]), ("-", "--"), strict=True
     ):
         axis.plot(timesteps, errors[name], style, marker="o", ms=4, color=color, label=label)
+        axis.plot(timesteps, errors[f"copied_{name}"], style, color=color, lw=1, alpha=0.5, label=f"{label}, input copied")
         axis.axhline(constants[name], color=color, lw=1, ls=":", label=f"{label}, always the mean")
     axis.set(xlabel="diffusion timestep (0 is clean)", ylabel="mean squared error [screen²]")
     scale_logarithmically(axis)

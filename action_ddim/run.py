@@ -28,6 +28,7 @@ from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.tally import Tally
 
+CLEAR_NOISE = 0.027  # in model space, 0.0135 of the screen: about what a network errs by, however little noise there is
 ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 
 
@@ -159,8 +160,9 @@ def build(
     place(val_data, torch.device("cpu"), config.data_memory_gb)
     if accelerator.is_main_process:
         warn_of_shared(train_data, val_data)
+    scheduler = noise_scheduler(config)
     set_seed(config.seed)  # the same weights on every rank
-    denoiser = make_denoiser(config, train_data.seq_len)
+    denoiser = make_denoiser(config, train_data.seq_len, scheduler)
     if weights is not None:
         load_weights(denoiser, weights)
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
@@ -169,7 +171,7 @@ def build(
     )
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(denoiser).to(accelerator.device) if sharded else denoiser
-    pipeline = ActionDDIMPipeline(whole, noise_scheduler(config))
+    pipeline = ActionDDIMPipeline(whole, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     # The loader first, because its length on this rank sets the learning-rate schedule.
     loader = accelerator.prepare(make_loader(train_data, config, accelerator.device))
@@ -200,7 +202,7 @@ def build(
     )
 
 
-def make_denoiser(config: TrainConfig, seq_len: int) -> ActionTransformer1DModel:
+def make_denoiser(config: TrainConfig, seq_len: int, scheduler: ExactDDIMScheduler) -> ActionTransformer1DModel:
     return ActionTransformer1DModel(
         d_model=config.d_model,
         num_layers=config.num_layers,
@@ -209,6 +211,7 @@ def make_denoiser(config: TrainConfig, seq_len: int) -> ActionTransformer1DModel
         seq_len=seq_len,
         dropout=config.dropout,
         rest_head=config.rest_weight > 0,
+        input_timesteps=count_clear_timesteps(scheduler) if config.prediction_type == "sample" else 0,
     )
 
 
@@ -236,3 +239,9 @@ def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:
         clip_sample=config.prediction_type != "sample",
         clip_sample_range=1.0,
     )
+
+
+def count_clear_timesteps(scheduler: ExactDDIMScheduler) -> int:
+    """Count the timesteps at which the clean actions are seen through less noise than `CLEAR_NOISE`."""
+    alpha_bar = scheduler.alphas_cumprod
+    return int(((1 - alpha_bar) / alpha_bar < CLEAR_NOISE**2).sum())

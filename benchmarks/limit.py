@@ -29,8 +29,8 @@ import torch
 from tqdm.auto import tqdm
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, TrainConfig
-from action_ddim.actions import NUM_CHANNELS
-from action_ddim.evaluation import ReconstructionSettings, reconstruct
+from action_ddim.actions import NUM_CHANNELS, PRESS, from_model_space
+from action_ddim.evaluation import ReconstructionSettings, copy_input, denoise_once, draw_reconstruction_noise, reconstruct
 from action_ddim.gestures import CLICK_SHARE, MAX_PLACE, MIN_PLACE, GestureConfig, Gestures, generate, render_gestures
 from action_ddim.metrics import sequence_statistics
 from action_ddim.run import noise_scheduler
@@ -38,6 +38,9 @@ from action_ddim.run import noise_scheduler
 PLACE_DENSITY = 1 / (MAX_PLACE - MIN_PLACE)
 # Whether x, and y, moves: click, horizontal, vertical, diagonal.
 KINDS = ((False, False), (True, False), (False, True), (True, True))
+# Of the schedule, where the network's guess is set beside the limit: closest together where there is little noise, and none
+# where there is so much that a prior without edges tells.
+TIMESTEP_SHARES = (0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 KIND_WEIGHTS = {
     "mixed": (CLICK_SHARE, *((1 - CLICK_SHARE) / 3,) * 3),
     "click": (1, 0, 0, 0),
@@ -149,9 +152,13 @@ class ExactDenoiser(torch.nn.Module):
         return (torch.from_numpy(2 * posterior_mean(observed, sigma, self.gestures, self.timings) - 1),)
 
 
+def make_gestures(args: argparse.Namespace) -> GestureConfig:
+    return GestureConfig(num_sequences=args.num_sequences, sequence_length=args.sequence_length, seed=args.seed)
+
+
 def compare(args: argparse.Namespace, pipeline: ActionDDIMPipeline, strength: float, progress: tqdm) -> dict[str, np.ndarray]:
     """Return the mse and SNR of each sequence, `(2, N)`: of the limit, the exact path and the model if any, same noise."""
-    gestures = GestureConfig(num_sequences=args.num_sequences, sequence_length=args.sequence_length, seed=args.seed)
+    gestures = make_gestures(args)
     actions = np.concatenate(list(generate(gestures)))
     exact = ActionDDIMPipeline(ExactDenoiser(gestures, pipeline.scheduler.alphas_cumprod), pipeline.scheduler)
     exact.set_progress_bar_config(disable=True)
@@ -168,6 +175,36 @@ def compare(args: argparse.Namespace, pipeline: ActionDDIMPipeline, strength: fl
             parts[name].append(np.stack([statistics["mse"], statistics["mean_snr_db"]]))
         progress.update(len(batch))
     return {name: np.concatenate(values, axis=1) for name, values in parts.items()}
+
+
+def errors_by_timestep(args: argparse.Namespace, pipeline: ActionDDIMPipeline) -> dict[int, dict[str, list[float]]]:
+    """Return the mse of x and y, and of the press, at each timestep: of the limit, the model if any, and the input itself."""
+    gestures, scheduler = make_gestures(args), pipeline.scheduler
+    actions, indices = np.concatenate(list(generate(gestures))), np.arange(args.num_sequences)
+    exact = ActionDDIMPipeline(ExactDenoiser(gestures, scheduler.alphas_cumprod), scheduler)
+    contenders = {"limit": exact, **({"model": pipeline} if args.model else {})}
+    T, results = scheduler.config.num_train_timesteps, {}
+    for timestep in tqdm(sorted({round(share * (T - 1)) for share in TIMESTEP_SHARES}), unit="timestep"):
+        squared: dict[str, list[np.ndarray]] = {name: [] for name in (*contenders, "input")}
+        for first in range(0, len(actions), args.batch_size):
+            batch = slice(first, first + args.batch_size)
+            noise = draw_reconstruction_noise(actions[batch], indices[batch], args.noise_seed)
+            for name, contender in contenders.items():
+                guess = from_model_space(denoise_once(contender, actions[batch], noise, timestep)).numpy()
+                squared[name].append((guess - actions[batch]) ** 2)
+            squared["input"].append((copy_input(pipeline, actions[batch], noise, timestep) - actions[batch]) ** 2)
+        errors = {name: np.concatenate(values) for name, values in squared.items()}
+        results[timestep] = {name: [float(e[..., :PRESS].mean()), float(e[..., PRESS].mean())] for name, e in errors.items()}
+    return results
+
+
+def format_errors(errors: dict[int, dict[str, list[float]]]) -> str:
+    names = next(iter(errors.values()))
+    row = "{:<10}" + "{:>15}" * 2 * len(names)
+    lines = [row.format("timestep", *(f"{part} {name}" for part in ("x, y", "press") for name in names))]
+    for timestep, values in errors.items():
+        lines.append(row.format(timestep, *(f"{value[part]:.2e}" for part in (0, 1) for value in values.values())))
+    return "\n".join([*lines, "mse of the clean actions as they are seen at one timestep, on the same sequences and noise"])
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -241,6 +278,7 @@ def main() -> None:
             progress.set_description(f"strength {strength:g}")
             results[strength] = compare(args, pipeline, strength, progress)
     print(format_table(args, results))
+    print("\n" + format_errors(errors_by_timestep(args, pipeline)))
 
 
 if __name__ == "__main__":

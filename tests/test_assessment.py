@@ -147,6 +147,9 @@ def test_error_by_timestep_is_that_of_the_predicted_actions(pipeline, real):
     clean = ((denoise_once(pipeline, actions, noise, 99).numpy() + 1) / 2).clip(0, 1)
     assert errors["coord"][-1] == pytest.approx(((clean - actions)[..., :2] ** 2).mean())
     assert errors["press"][-1] == pytest.approx(((clean - actions)[..., 2] ** 2).mean())
+    noise, alpha_bar = noise.numpy(), pipeline.scheduler.alphas_cumprod[timesteps].numpy()[:, None, None, None]
+    copied = (actions + 0.5 * ((1 - alpha_bar) / alpha_bar) ** 0.5 * noise).clip(0, 1)
+    np.testing.assert_allclose(errors["copied_coord"], ((copied - actions)[..., :2] ** 2).mean(axis=(1, 2, 3)), rtol=1e-4)
     assert constants["press"] == pytest.approx(((actions - actions.mean(axis=0))[..., 2] ** 2).mean())
 
 

@@ -48,6 +48,16 @@ def test_rest_head_says_of_each_step_whether_it_moves(seq_len):
     assert awake(seq_len=seq_len)(sample, 7).move_logits is None
 
 
+def test_output_is_the_input_where_there_is_hardly_any_noise():
+    sample = torch.randn(2, 20, 3)
+    plain, blended = awake(), awake(input_timesteps=10)
+    for timestep, share in ((0, 1.0), (9, 0.5), (99, 0.0)):
+        expected = torch.lerp(plain(sample, timestep).sample, sample, share)
+        torch.testing.assert_close(blended(sample, timestep).sample, expected, rtol=0, atol=2e-3)
+    each = blended(sample, torch.tensor([0, 99])).sample
+    torch.testing.assert_close(each[1:], blended(sample[1:], 99).sample)
+
+
 def test_patches_read_and_write_their_neighbours():
     """Without attention's reach (no blocks), a step moves the outputs of its own patch, and of two on either side."""
     model, sample = awake(num_layers=0, seq_len=28), torch.zeros(1, 28, 3)

@@ -124,4 +124,10 @@ def test_script_sets_the_model_beside_the_limit_on_the_same_sequences(model, mon
     assert measured == pytest.approx(mse, abs=1e-6)
     assert float(rows["model"][5]) == pytest.approx(measured / limit, rel=1e-3)
     assert float(rows["model"][8]) == pytest.approx(measured / exact, rel=1e-3)
+    timesteps = [row for row in map(str.split, lines) if row and row[0] in ("0", "10", "69")]
+    for timestep, *values in timesteps:
+        (x_limit, x_model, x_input), (press_limit, _, press_input) = np.split(np.array(values, dtype=float), 2)
+        assert x_limit < min(x_model, x_input), timestep
+        assert press_limit <= press_input
+    assert len(timesteps) == 3
     assert 0 < limit < exact < measured  # which was never trained

@@ -128,11 +128,14 @@ def test_epochs_that_were_measured_on_all_sequences_stand_apart():
 
 def test_error_by_timestep_shows_both_curves_and_their_ceilings():
     figure = plot_error_by_timestep(
-        [0, 500, 999], {"coord": [0.1, 0.2, 0.3], "press": [0.4, 0.5, 0.6]}, {"coord": 1, "press": 2}
+        [0, 500, 999],
+        {"coord": [0.1, 0.2, 0.3], "press": [0.4, 0.5, 0.6], "copied_coord": [0.7] * 3, "copied_press": [0.8] * 3},
+        {"coord": 1, "press": 2},
     )
     shown = lines(figure.axes[0])
     assert list(shown["x and y"]) == [0.1, 0.2, 0.3]
     assert list(shown["press"]) == [0.4, 0.5, 0.6]
+    assert list(shown["x and y, input copied"]) == [0.7] * 3
     assert list(shown["press, always the mean"]) == [2, 2]
 
 
