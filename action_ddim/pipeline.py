@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMix
 from diffusers.utils.torch_utils import randn_tensor
 
 from .actions import PRESS, from_model_space, threshold_press, to_model_space
-from .denoising import LEAST_NOISE, estimate_noise, smooth
+from .denoising import LEAST_NOISE, bend_variance, estimate_noise, smooth
 from .export import SelfContainedMixin
 from .filling import Known, check_known
 from .guidance import Cost, guide, output_for, predict_clean
@@ -136,7 +136,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
 
         The recording is a noisy sample of the schedule as it is: it enters at the timestep of its noise (but see
         `denoising.LEAST_NOISE`), none is added, and DDIM walks down. Where the pointer moves in what the network takes for
-        clean, and how far, sets how closely the recording is followed there (`denoising.smooth`): over a rest it is averaged.
+        clean, and how fast, sets how closely the recording is followed there, and how far it is smoothed (`denoising.smooth`).
 
         Args:
             actions: `(N, L, 3)`; x and y may lie outside [0, 1] as far as noise takes them.
@@ -160,10 +160,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             signal = scheduler.alphas_cumprod[-1].sqrt().to(recording)
             sample, move_logits = self._denoise((signal * to_model_space(recording)).to(self.denoiser.dtype), scheduler)
             predicted = from_model_space(sample.to(recording.dtype))
-            step_variance = predicted[..., :PRESS].diff(dim=1).square().sum(dim=-1, keepdim=True)
-            if move_logits is not None:
-                step_variance = move_logits.sigmoid() * step_variance
-            denoised[..., :PRESS] = smooth(recording[..., :PRESS], step_variance, noise_std**2).to(recording.dtype)
+            variance = bend_variance(predicted[..., :PRESS], move_logits)
+            denoised[..., :PRESS] = smooth(recording[..., :PRESS], variance, noise_std**2).to(recording.dtype)
             if press_is_noisy:
                 denoised[..., PRESS:] = predicted[..., PRESS:]
         denoised = threshold_press(denoised.clip(0, 1)).float().cpu().numpy()

@@ -7,7 +7,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import PRESS
-from action_ddim.denoising import estimate_noise, smooth
+from action_ddim.denoising import BEND, bend_variance, estimate_noise, smooth
 from action_ddim.gestures import GestureConfig, generate
 
 from .test_pipeline import SEQ_LEN, Oracle, scheduler
@@ -45,26 +45,33 @@ def pipeline_of(actions: np.ndarray) -> ActionDDIMPipeline:
     return pipeline
 
 
-def test_smoothing_is_the_mean_of_a_gaussian_vector_given_its_recording():
+@pytest.mark.parametrize("length", [2, 3, 4, 12])
+def test_smoothing_minimises_what_it_says(length):
     rng = np.random.default_rng(0)
-    recording, variances = rng.normal(size=(2, 12, 2)), rng.gamma(0.3, size=(2, 11, 2))
+    recording, variances = rng.normal(size=(2, length, 2)), rng.gamma(0.3, size=(2, length - 2, 2))
     smoothed = smooth(torch.from_numpy(recording), torch.from_numpy(variances), 0.5).numpy()
     for sequence in range(2):
         for channel in range(2):
-            # A walk from anywhere: its precision is that of its steps, the recording's is added on the diagonal.
-            steps = np.diff(np.eye(12), axis=0)
-            precision = steps.T @ np.diag(1 / variances[sequence, :, channel]) @ steps + np.eye(12) / 0.5
+            bends = np.diff(np.eye(length), n=2, axis=0)
+            precision = bends.T @ np.diag(1 / variances[sequence, :, channel]) @ bends + np.eye(length) / 0.5
             expected = np.linalg.solve(precision, recording[sequence, :, channel] / 0.5)
             np.testing.assert_allclose(smoothed[sequence, :, channel], expected, rtol=0, atol=1e-9)
 
 
-def test_a_rest_is_averaged_and_what_moves_freely_is_kept():
-    recording = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 9, 2)))
-    rest = smooth(recording, torch.zeros(1, 8, 2), 1e-4)
-    torch.testing.assert_close(rest, recording.mean(dim=1, keepdim=True).expand_as(recording))
-    assert not rest.diff(dim=1).any()
-    free = smooth(recording, torch.full((1, 8, 2), 1e6), 1e-4)
-    torch.testing.assert_close(free, recording, rtol=0, atol=1e-9)
+def test_what_never_bends_becomes_the_straight_line_of_regression_and_what_bends_freely_is_kept():
+    recording, steps = np.random.default_rng(0).normal(size=(1, 9, 2)), np.arange(9)
+    straight = smooth(torch.from_numpy(recording), torch.zeros(1, 7, 2), 1e-4)[0].numpy()
+    lines = np.stack([np.polyval(np.polyfit(steps, recording[0, :, channel], 1), steps) for channel in range(2)], axis=1)
+    np.testing.assert_allclose(straight, lines, atol=1e-6)
+    free = smooth(torch.from_numpy(recording), torch.full((1, 7, 2), 1e6), 1e-4)
+    np.testing.assert_allclose(free.numpy(), recording, atol=1e-9)
+
+
+def test_an_axis_may_bend_by_a_share_of_the_speed_where_it_moves():
+    clean = torch.tensor([[[0.0, 0.0], [0.3, 0.4], [0.3, 0.4], [0.3, 0.4]]])
+    np.testing.assert_allclose(bend_variance(clean, None)[0].numpy(), [[0.25 * BEND**2] * 2, [0, 0]])
+    logits = torch.tensor([[[40.0, -40.0], [0.0, 0.0], [40.0, 40.0]]])
+    np.testing.assert_allclose(bend_variance(clean, logits)[0].numpy(), [[0.25 * BEND**2, 0], [0, 0]], atol=1e-9)
 
 
 @pytest.mark.parametrize("noise_std", [0.001, 0.005, 0.05])
