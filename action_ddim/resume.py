@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Origin:
     early_stopping: dict | None
     wandb_run: str | None
     identity: dict[str, Any]
-    rows: list[dict[str, str]]  # of metrics.csv
+    rows: list[dict[str, float]]  # of metrics.csv
 
     @classmethod
     def read(cls, path: Path) -> "Origin":
@@ -53,19 +54,57 @@ class Origin:
         try:
             progress = json.loads((path / "progress.json").read_text())
             rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
-            origin = cls(path=path, rows=rows, **progress)
-            numbers = (origin.epoch, origin.batch, origin.update, origin.num_epochs, origin.skipped_in_a_row)
-            if not all(isinstance(number, int) and number >= 0 for number in numbers) or len(rows) != origin.epoch:
+            origin = cls(path=path, rows=[_numbers(row) for row in rows], **progress)
+            origin._check_kinds()
+            if len(rows) != origin.epoch:
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return origin
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}); give another checkpoint") from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read ({_reason(error)}); give another checkpoint") from error
+
+    def _check_kinds(self) -> None:
+        """Raise an error where something is not of the kind that a run writes, and would lead astray later."""
+        counts = (self.epoch, self.batch, self.update, self.num_epochs, self.skipped_in_a_row)
+        stopping = self.early_stopping
+        if (
+            not all(type(count) is int and count >= 0 for count in counts)
+            or not all(str(value).isprintable() for value in self.identity.values())
+            or not re.fullmatch(r"[^/\\#?%:\x00-\x1f]*", self.wandb_run or "")  # as wandb has them: it becomes part of a path
+            or not (stopping is None or stopping.keys() == {"metric", "best", "best_epoch"})
+            or not (stopping is None or isinstance(stopping["best"], int | float | None))
+            or not (stopping is None or type(stopping["best_epoch"]) is int)
+        ):
+            raise ValueError("progress.json holds what no run writes")
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Say whether there is nothing left to do."""
         stopping = early_stopping(config)
         stopping.load_state(self.early_stopping, self.epoch)
         return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    """Return the numbers in a row of metrics.csv, which are written again as they stand there; a cell may be empty."""
+    return {name: int(text) if text.isdecimal() else float(text) for name, text in row.items() if text != ""}
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def is_own(run: Run, checkpoint: Path) -> bool:
+    """Say whether a checkpoint of the run folder is this run's: whole by names and sizes, of the same settings and data.
+
+    Its sums are left out: they would read all of it, at each save.
+    """
+    if checkpoint.is_symlink() or find_damage(checkpoint, sums=False):
+        return False
+    try:
+        check_identity(run.identity, Origin.read(checkpoint).identity, run.config, checkpoint)
+    except UserError:
+        return False
+    return True
 
 
 def find_origin(config: TrainConfig, identity: dict[str, Any], say: Callable[[str], None]) -> Origin | None:
@@ -170,6 +209,8 @@ def restore(run: Run, origin: Origin) -> None:
     run.epoch, run.batch, run.update = origin.epoch, origin.batch, origin.update
     run.folder.rows = origin.rows
     try:
+        if origin.batch > len(run.loader):
+            raise ValueError(f"it is at batch {origin.batch} of {len(run.loader)}")
         accelerator.load_state(str(path))
         load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
         epoch_state = load_file(path / "epoch.safetensors")
@@ -180,8 +221,7 @@ def restore(run: Run, origin: Origin) -> None:
         if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
             raise ValueError("the random states were not restored")
     except Exception as error:  # whatever a forged file leads to
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path} cannot be loaded ({reason}); give another checkpoint") from error
+        raise UserError(f"{path} cannot be loaded ({_reason(error)}); give another checkpoint") from error
     if origin.num_epochs != run.config.num_epochs:
         follow_new_cosine(run.lr_scheduler)
         accelerator.print(

@@ -120,9 +120,11 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
 def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None) -> None:
     """Make room for a run from the start, or go back to where one goes on from; say what was moved."""
     if origin is None:
-        moved = folder.begin(in_place=config.resume_from_checkpoint is not None)
+        moved, models = folder.begin(in_place=config.resume_from_checkpoint is not None)
         if moved:
             print(f"{folder.path} held an earlier run, which is now {moved}")
+        for model in models:
+            print(f"a model of the run that got to no checkpoint is set aside as {model}")
         return
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")

@@ -283,6 +283,16 @@ def test_earlier_run_is_moved_aside(run, tmp_path, capsys):
     assert (tmp_path / "run.2" / "pipeline").is_dir()
 
 
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_model_that_lies_there_is_moved_aside(run, model, resume, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "run" / "pipeline")
+    folder = run(num_epochs=1, resume_from_checkpoint=resume)
+    assert f"is now {tmp_path / 'run.1'}" in capsys.readouterr().out
+    weights = "pipeline/denoiser/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "run.1" / weights).read_bytes() == (model / weights.removeprefix("pipeline/")).read_bytes()
+    assert (folder / weights).exists()
+
+
 def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
     with pytest.raises(RunError, match=r"--lr to 1e-5.*no checkpoint yet"):
         run(lr=1e30)
