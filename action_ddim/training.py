@@ -139,15 +139,19 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
         with data_failures_rescued(run):
             last = measure(run, epoch, metrics)
         log_epoch(run, epoch, metrics)
-        if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
-            with write_failures_said(f"the plots of epoch {epoch}"):
-                plot_epoch(run, epoch, last)
         run.epoch, run.batch = epoch, 0
         run.tally.clear()
+        if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
+            with data_failures_rescued(run), write_failures_said(f"the plots of epoch {epoch}"):
+                plot_epoch(run, epoch, final=False)
         if last or is_due(epoch, config.checkpointing_epochs) or is_due(run.update, config.checkpointing_steps or 0):
             saved = save(run)
         if last:
+            if config.plot_epochs:
+                with data_failures_rescued(run), write_failures_said("the plots of the run"):
+                    plot_epoch(run, epoch, final=True)
             show_targets(run, metrics)
+            run.accelerator.wait_for_everyone()  # the first process draws
             finish(run, saved)
             break
     return metrics

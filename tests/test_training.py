@@ -23,7 +23,7 @@ from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
 from action_ddim.run_folder import RunFolder
-from action_ddim.training import is_due, train_epoch
+from action_ddim.training import is_due, start, train_epoch
 
 from .conftest import rows, timeless
 
@@ -186,6 +186,8 @@ def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_
     monkeypatch.setattr(dataset_module, "MAX_OPEN_FILES", 1)  # or the run keeps what it has open
     config = parse_train_config(flags(data_dir=tmp_path / "data", data_memory_gb=0))
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+    run.folder.path.mkdir()
+    start(run, 12, None)
     (tmp_path / "data" / "part_00000_actions.npy").unlink()
     with (
         Interruption(None) as interruption,
