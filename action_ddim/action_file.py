@@ -15,6 +15,7 @@ import numpy as np
 from action_ddim.actions import NUM_CHANNELS
 from action_ddim.errors import RunError, UserError
 
+COMMON_LENGTHS = (100, 200, 500, 400, 300, 128, 256, 512, 1000, 50, 64, 125)  # of recorded sequences, the commonest first
 MAX_HEADER_BYTES = 10_000  # numpy's own bound: parsing a longer one may take very long
 
 
@@ -84,7 +85,7 @@ class ActionFile:
         return RunError(f"{self.path} can no longer be read ({reason}); restore the file, and leave it alone during a run")
 
 
-def open_action_file(path: Path, seq_len: int, remedy: str = "give its length as --seq_len") -> ActionFile:
+def open_action_file(path: Path, seq_len: int, remedy: str) -> ActionFile:
     """Read the header of a file of sequences of this length, and hold it against the file's size; `remedy` ends the error of
     another length.
 
@@ -105,7 +106,12 @@ def open_action_file(path: Path, seq_len: int, remedy: str = "give its length as
     if len(shape) == 3 and shape[1] != seq_len:
         raise UserError(f"{path} holds sequences of {shape[1]} steps, not {seq_len}; {remedy}")
     if len(shape) == 2 and shape[0] % seq_len:
-        raise UserError(f"{path} has {shape[0]} rows, not a multiple of the {seq_len} steps a sequence; {remedy}")
+        lengths = [str(length) for length in COMMON_LENGTHS if shape[0] % length == 0][:3]
+        but = f", but of {', '.join(lengths)}" if lengths else ""
+        raise UserError(
+            f"{path} has {shape[0]} rows, not a multiple of the {seq_len} steps a sequence{but};"
+            f" {remedy}, or restore the file if its end is missing"
+        )
     if len(shape) == 3 and fortran_order:
         raise UserError(f"{path} scatters its sequences (3-D in Fortran order); save numpy.ascontiguousarray of it")
     num_sequences = shape[0] if len(shape) == 3 else shape[0] // seq_len

@@ -15,6 +15,7 @@ X, Y, PRESS = range(NUM_CHANNELS)
 DEFAULT_SEQ_LEN = 250
 MIN_SEQ_LEN = 2  # one step has no first difference
 PRESS_THRESHOLD = 0.5
+STILL = 1e-6  # of the screen: what rounding makes of equal places in float32
 
 
 def to_model_space(actions):
@@ -33,6 +34,15 @@ def threshold_press(actions):
     actions = actions.copy() if isinstance(actions, np.ndarray) else actions.clone()
     actions[..., PRESS] = actions[..., PRESS] > PRESS_THRESHOLD
     return actions
+
+
+def moves(actions):
+    """Say whether x, and whether y, moves from each step of actions `(..., L, 3)` to the next; boolean, `(..., L - 1, 2)`.
+
+    An axis moves where its value changes at all. A recording says so itself: a pointer that rests sends nothing, or the same
+    pixel again.
+    """
+    return abs(actions[..., 1:, :PRESS] - actions[..., :-1, :PRESS]) > STILL
 
 
 def find_invalid(rows: np.ndarray) -> tuple[int, str] | None:

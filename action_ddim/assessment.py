@@ -1,6 +1,8 @@
 """`assess(pipeline, data)`: everything that is measured of a finished model, as numbers and as pictures."""
 
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots
+from action_ddim.actions import NUM_CHANNELS
 from action_ddim.dataset import ActionDataset
 from action_ddim.evaluation import ReconstructionSettings
 from action_ddim.features import action_features
@@ -115,7 +118,10 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     check_eval_packages()
     # In random order, so that the first of them stand for all: files are often sorted by who was recorded.
     indices = np.random.default_rng(settings.seed).permutation(len(data))[: settings.num_sequences]
-    real = data.read(indices).numpy()
+    real = np.empty((len(indices), data.seq_len, NUM_CHANNELS), dtype=np.float32)
+    for first in tqdm(range(0, len(indices), settings.batch_size), unit="batch", desc="reading", disable=None, leave=False):
+        rows = slice(first, first + settings.batch_size)
+        real[rows] = data.read(indices[rows]).numpy()
     reconstruction = {}
     for strength in STRENGTHS:
         how = settings.reconstruction(strength)
@@ -148,6 +154,17 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     return assessment, [_picture(name, figure) for name, figure in (figures | sample_figures(samples, real)).items()]
 
 
+@contextmanager
+def steps_shown(pipeline: ActionDDIMPipeline) -> Iterator[None]:
+    """Let a pipeline show its steps on a terminal, as those of one batch may take minutes."""
+    before = getattr(pipeline, "_progress_bar_config", {})
+    pipeline.set_progress_bar_config(unit="step", disable=None, leave=False)
+    try:
+        yield
+    finally:
+        pipeline.set_progress_bar_config(**before)
+
+
 def draw_samples(
     pipeline: ActionDDIMPipeline, count: int, *, num_inference_steps: int, eta: float = 0.0, seed: int, batch_size: int
 ) -> Iterator[np.ndarray]:
@@ -156,7 +173,9 @@ def draw_samples(
         for first in range(0, count, batch_size):
             indices = range(first, min(first + batch_size, count))
             generators = [seeded_generator(Stream.SAMPLES, seed, index) for index in indices]
-            yield pipeline(len(indices), num_inference_steps, eta=eta, generator=generators, return_dict=False)[0]
+            with steps_shown(pipeline):
+                batch = pipeline(len(indices), num_inference_steps, eta=eta, generator=generators, return_dict=False)[0]
+            yield batch
             progress.update(len(indices))
 
 
@@ -171,7 +190,9 @@ def reconstruct_batches(
     with tqdm(total=len(actions), unit="seq", desc=f"strength {settings.strength:g}", disable=None, leave=False) as progress:
         for first in range(0, len(actions), batch_size):
             batch = np.array(actions[first : first + batch_size], dtype=np.float32)
-            yield evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
+            with steps_shown(pipeline):
+                reconstructed = evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
+            yield reconstructed
             progress.update(len(batch))
 
 
@@ -186,11 +207,13 @@ def _invert(
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
             batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
-            latents, residual = pipeline.invert(batch, num_inference_steps=S, generator=generators, return_dict=False)
-            decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
+            with steps_shown(pipeline):
+                # However large the residual: it is reported.
+                latents, residual = pipeline.invert(batch, S, generators, max_residual=math.inf, return_dict=False)
+                decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
             statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
             found = {"residual": residual, "latents": latents}
-            parts.append({**statistics, **{name: values.double().cpu().numpy() for name, values in found.items()}})
+            parts.append({**statistics, **{name: values.cpu().double().numpy() for name, values in found.items()}})
             progress.update(len(batch))
     statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     metrics, entries = summarize(statistics), statistics["latents"].ravel()

@@ -6,7 +6,7 @@
       optimizer.bin, scheduler.bin   Accelerate's save_state; scaler.pt too with fp16
       random_states_0.pkl, ...       random states of each process
       epoch.safetensors              losses (of each process) and gradient norms of the epoch that is under way
-      metrics.csv                    the rows of the epochs that are complete
+      metrics.csv                    the rows of the epochs that are complete, and of one that --max_train_steps cut short
       progress.json                  epochs, batches and updates done, the settings, early stopping, the tracker's run
       manifest.json                  sha256 and size of every file above
 

@@ -5,12 +5,15 @@ Each verb takes the arguments after it, and returns the exit code. A mistake end
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from action_ddim import model_cli
-from action_ddim.arguments import OneLineParser, parse_train_config
+from action_ddim import __version__, model_cli
+from action_ddim.arguments import OneLineParser, parse_train_config, suggestion
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
@@ -22,6 +25,8 @@ def train(argv: list[str], prog: str | None = None) -> int:
 
     def run() -> None:
         config = parse_train_config(argv, prog)
+        if config.device == "mps":  # what it lacks runs on the CPU; read as torch is imported
+            os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
         from action_ddim.training import train as train_model
 
@@ -49,7 +54,6 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
         prog=prog,
         description="Write synthetic clicks and swipes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--output_dir", required=True, default=argparse.SUPPRESS, help="folder to write, made if missing")
@@ -89,10 +93,23 @@ def _in_one_line(run: Callable[[], None]) -> int:
 
 def _door(verb: Callable[[list[str], str | None], None]) -> Callable[[list[str], str | None], int]:
     def door(argv: list[str], prog: str | None = None) -> int:
-        return _in_one_line(lambda: verb(argv, prog))
+        return _in_one_line(_ended_tidily()(lambda: verb(argv, prog)))
 
     door.__doc__ = verb.__doc__
     return door
+
+
+@contextmanager
+def _ended_tidily() -> Iterator[None]:
+    """Let SIGTERM end the process as an exit, so that what is half written is removed; by default it just ends."""
+    if threading.current_thread() is not threading.main_thread():  # Python takes no handlers there
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 VERBS = {
@@ -110,8 +127,15 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in VERBS:
         return VERBS[argv[0]](argv[1:], f"action-ddim {argv[0]}")
+    word = argv[0] if argv else ""
+    if word == "--version":
+        print(f"action-ddim {__version__}")
+        return 0
+    if word and word not in ("-h", "--help"):
+        remedy = suggestion(word, VERBS) or f"choose from {', '.join(VERBS)}"
+        print(f"error: {word} is not a verb; {remedy}", file=sys.stderr)
+        return 2
     lines = [f"  {name:<13}{verb.__doc__}" for name, verb in VERBS.items()]
     usage = "\n".join(["usage: action-ddim VERB ...", "", *lines, "", "action-ddim VERB --help lists a verb's flags."])
-    asked = bool(argv) and argv[0] in ("-h", "--help")
-    print(usage, file=sys.stdout if asked else sys.stderr)
-    return 0 if asked else 2
+    print(usage, file=sys.stdout if word else sys.stderr)
+    return 0 if word else 2

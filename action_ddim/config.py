@@ -13,6 +13,13 @@ from action_ddim.errors import UserError
 LR_BASE_WIDTH = 1024
 SCALED_LR_CEILING = 6.4e-3
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# What `--init_from` settles: the shape of the weights, and what they were trained to predict.
+MODEL_SETTINGS = (
+    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
+    *("prediction_type", "beta_schedule", "num_train_timesteps"),
+)
+
 
 def _flag(
     help: str,
@@ -57,6 +64,11 @@ class TrainConfig:
         "time steps a token; fewer are finer, and slower in proportion", default=7, group="model", at_least=1
     )
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
+    init_from: str | None = _flag(
+        "pipeline folder, or its Hub id ORG/NAME, whose weights to start from; settings that shape the model come from there",
+        default=None,
+        group="model",
+    )
 
     prediction_type: str = _flag(
         "what the network predicts: the clean actions, the noise, or v",
@@ -87,8 +99,22 @@ class TrainConfig:
         at_least=0,
     )
 
+    rest_weight: float = _flag(
+        "weight of the loss on whether x and y move or rest, which lets rests be exact; 0 trains a network without it",
+        default=0.1,
+        group="diffusion",
+        at_least=0,
+    )
+
     batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
     num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
+    max_train_steps: int | None = _flag(
+        "updates after which training ends, instead of --num_epochs",
+        default=None,
+        group="training",
+        at_least=1,
+        may_change=True,
+    )
     lr: float = _flag(
         f"peak learning rate, 1e-5 to 1e-2, at width {LR_BASE_WIDTH}: a model of another width trains at"
         f" lr * {LR_BASE_WIDTH} / d_model, scaled up to {SCALED_LR_CEILING:g} at most",
@@ -159,10 +185,10 @@ class TrainConfig:
     )
 
     device: str = _flag(
-        "auto takes a CUDA GPU where there is one",
+        "auto takes a CUDA GPU where there is one, else the CPU; mps is the GPU of a Mac",
         default="auto",
         group="system",
-        choices=("auto", "cpu", "cuda"),
+        choices=DEVICES,
         may_change=True,
     )
     save_dir: str = _flag(
@@ -219,6 +245,10 @@ class TrainConfig:
     wandb_project: str = _flag(
         "name of the tracker's project", default="action-diffusion-test", group="system", may_change=True
     )
+    push_to_hub: bool = _flag(
+        "upload the model to the Hugging Face Hub at the end of the run", default=False, group="system", may_change=True
+    )
+    hub_model_id: str | None = _flag("its name there: ORG/NAME", default=None, group="system", may_change=True)
 
     def __post_init__(self):
         object.__setattr__(self, "report_to", tuple(self.report_to))
@@ -243,6 +273,8 @@ class TrainConfig:
             )
         if self.report_to != ("none",) and "none" in self.report_to:
             raise UserError("--report_to none excludes the other trackers; leave one of them out")
+        if self.push_to_hub != (self.hub_model_id is not None):
+            raise UserError("--push_to_hub and --hub_model_id go together; give both, or neither")
 
     @property
     def peak_lr(self) -> float:

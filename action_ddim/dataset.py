@@ -4,9 +4,13 @@ Files are flattened, `[N*L, 3]`, or `[N, L, 3]`, of any real type. They stay on 
 loaded whole. `action_file.py` reads them, `actions.py` says what the numbers mean.
 """
 
+import dataclasses
 import json
-from collections import OrderedDict
+import re
+import sys
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from io import FileIO
 from pathlib import Path
 
@@ -18,8 +22,12 @@ from tqdm.auto import tqdm
 from action_ddim.action_file import open_action_file
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
 from action_ddim.check_record import CheckRecord, fingerprint
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, is_first_process
+from action_ddim.gestures import GestureConfig
 
+# Of dataset.json: what is documented, and what the generator writes. Others are information of the folder's owner.
+KNOWN_KEYS = {"sequence_length", "rate_hz", "source", "seed", *(item.name for item in dataclasses.fields(GestureConfig))}
+LENGTH_NAMES = ("sequencelength", "seqlength", "seqlen")  # what a key that means the length comes near to
 MAX_OPEN_FILES = 64  # many systems allow a process 256
 CHUNK_BYTES = 3 << 20  # read at once where everything is read
 
@@ -32,24 +40,32 @@ class ActionDataset(Dataset):
 
     Args:
         folder: Holds `*_actions.npy`.
-        seq_len: L; by default what `dataset.json` says, else 250.
+        seq_len: L; by default what `dataset.json` says, else `default_seq_len`.
+        default_seq_len: By default 250.
+        flag: The flag that named the folder, for messages.
 
     Raises:
         UserError: the folder or a file in it is not what it should be, in one line that names it.
     """
 
-    def __init__(self, folder: str | Path, seq_len: int | None = None):
+    def __init__(self, folder: str | Path, seq_len: int | None = None, *, default_seq_len: int | None = None, flag: str = ""):
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is not a folder; generate data there, or name the folder that holds it")
-        paths = sorted(self.folder.glob("*_actions.npy"))
-        if not paths:
-            raise UserError(
-                f"{self.folder} holds no *_actions.npy; python -m augmentation.generate_click_dataset"
-                f" --output_dir {self.folder} writes some"
-            )
-        self.seq_len = self._resolve_seq_len(seq_len)
-        self.files = [open_action_file(path, self.seq_len) for path in paths]
+        try:
+            paths = sorted(self.folder.glob("*_actions.npy"))
+            fault = None if paths else self._what_is_there_instead()
+        except OSError as error:
+            fault = f"{self.folder} cannot be read ({error.strerror}); name another folder, or mend that"
+        if fault:
+            raise UserError(f"{flag} {fault}".strip())
+        info = self.folder / "dataset.json"
+        stated = self._stated_seq_len(info)
+        if stated and seq_len and stated != seq_len:
+            raise UserError(f"--seq_len is {seq_len}, but {info} says {stated}; leave --seq_len out or mend the file")
+        self.seq_len = stated or seq_len or default_seq_len or DEFAULT_SEQ_LEN
+        remedy = f"correct what {info} says" if stated else f"give their length as sequence_length in {info}"
+        if not stated and not default_seq_len:
+            remedy += ", or as --seq_len"
+        self.files = [open_action_file(path, self.seq_len, remedy) for path in paths]
         self._ends = np.cumsum([file.num_sequences for file in self.files])  # of each file, in sequences
         self._starts = self._ends - [file.num_sequences for file in self.files]
         self._open: OrderedDict[int, FileIO] = OrderedDict()
@@ -57,20 +73,47 @@ class ActionDataset(Dataset):
         if not len(self):
             raise UserError(f"the files of {self.folder} hold no sequences; generate or import some")
 
-    def _resolve_seq_len(self, seq_len: int | None) -> int:
-        path = self.folder / "dataset.json"
+    def _what_is_there_instead(self) -> str:
+        """Say what a folder without data is or holds, and the remedy; data is generated only where nothing else lies."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            return f"{folder} is a file; name the folder that holds it"
+        generate = f"python -m augmentation.generate_click_dataset --output_dir {folder} writes synthetic data there"
+        if not folder.exists():
+            return f"{folder} is not a folder; name the one that holds your recordings, or {generate}"
+        inside = min(folder.glob("*/*_actions.npy"), default=None)
+        if inside:
+            return f"{folder} holds no *_actions.npy, but {inside.parent} does; name that one"
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if not entries:
+            return f"{folder} holds no *_actions.npy; put your recordings there, or {generate}"
+        kinds = Counter("folders" if path.is_dir() else path.suffix or "nameless" for path in entries)
+        return (
+            f"{folder} holds no *_actions.npy, but {', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}"
+            f" ({entries[0].name}); save recordings with numpy.save as NAME_actions.npy, rows of x, y, press: x and y in"
+            " [0, 1] of the screen, press 0 or 1 (README.md, Your own recordings)"
+        )
+
+    def _stated_seq_len(self, path: Path) -> int | None:
+        """Return the length that dataset.json says, None where it says none, and name the keys that mean nothing here."""
         if not path.exists():
-            return seq_len or DEFAULT_SEQ_LEN
+            return None
         try:
-            stated = json.loads(path.read_text()).get("sequence_length")
-        except (OSError, ValueError, AttributeError) as error:
+            info = json.loads(path.read_text())
+            keys = sorted(info.keys() - KNOWN_KEYS)
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read as a JSON object ({error}); mend or remove it") from error
+        stated = info.get("sequence_length")
+        meant = [key for key in keys if get_close_matches(re.sub("[^a-z]", "", key.lower()), LENGTH_NAMES, cutoff=0.85)]
+        if stated is None and meant:
+            raise UserError(f"{path} says {meant[0]!r}; did you mean sequence_length? Rename it")
+        if keys and is_first_process():
+            names = ", ".join(map(repr, keys))
+            print(f"{path}: {names[:200]} mean nothing here, and are taken for information", file=sys.stderr)
         if stated is None:
-            return seq_len or DEFAULT_SEQ_LEN
+            return None
         if not isinstance(stated, int) or isinstance(stated, bool) or stated < MIN_SEQ_LEN:
             raise UserError(f"{path} says sequence_length {stated!r}, not a whole number of at least {MIN_SEQ_LEN}; mend it")
-        if seq_len is not None and seq_len != stated:
-            raise UserError(f"--seq_len is {seq_len}, but {path} says {stated}; leave --seq_len out or mend the file")
         return stated
 
     def __getstate__(self):
@@ -140,14 +183,22 @@ class ActionDataset(Dataset):
         for first in range(0, file.num_sequences, at_once):
             yield first, self._read(number, first, min(at_once, file.num_sequences - first))
 
+    def _bar(self, doing: str, num_sequences: int) -> tqdm:
+        disable = None if is_first_process() else True  # None: where there is no terminal
+        return tqdm(
+            total=num_sequences, unit="seq", unit_scale=True, desc=f"{doing} {self.folder}", disable=disable, leave=False
+        )
+
     def load(self, device: torch.device | str = "cpu") -> None:
         """Read every value into the device's memory, `nbytes` of it; the files are not needed after that."""
         values = torch.empty((len(self), self.seq_len, NUM_CHANNELS), dtype=torch.float32, device=device)
         start = 0
-        for number in range(len(self.files)):
-            for _, chunk in self._chunks(number):
-                values[start : start + len(chunk)] = torch.from_numpy(chunk.astype(np.float32, copy=False))
-                start += len(chunk)
+        with self._bar("loading", len(self)) as bar:
+            for number in range(len(self.files)):
+                for _, chunk in self._chunks(number):
+                    values[start : start + len(chunk)] = torch.from_numpy(chunk.astype(np.float32, copy=False))
+                    start += len(chunk)
+                    bar.update(len(chunk))
         self._values = values
         self._open.clear()
 
@@ -166,8 +217,7 @@ class ActionDataset(Dataset):
         """Do what `validate` does, and yield after every few megabytes."""
         record = CheckRecord(self.folder)
         unknown = [number for number, file in enumerate(self.files) if not record.holds(file.path)]
-        total = sum(self.files[number].num_sequences for number in unknown) * self.seq_len
-        bar = tqdm(total=total, unit="row", unit_scale=True, desc=f"checking {self.folder}", disable=None, leave=False)
+        bar = self._bar("checking", sum(self.files[number].num_sequences for number in unknown))
         try:
             for number in unknown:
                 path = self.files[number].path
@@ -178,7 +228,7 @@ class ActionDataset(Dataset):
                     if invalid is not None:
                         row, fault = invalid
                         raise UserError(f"{path}, row {first * self.seq_len + row}: {fault}; mend or remove the file")
-                    bar.update(len(rows))
+                    bar.update(len(chunk))
                     yield
                 record.add(path, before)
         finally:  # what was found valid up to a fault or an interruption stays so

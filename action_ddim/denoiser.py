@@ -18,14 +18,19 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 EXPANSION = 4  # width of hidden layers over d_model
+NUM_AXES = 2  # x and y, of which the rest head says whether they move
 OVERLAP = 3  # patches that a token reads and writes: its own and one on either side
 
 
 @dataclass
 class ActionTransformer1DOutput(BaseOutput):
-    """What the network predicts, `(B, L, C)`: clean actions, noise or v, as it was trained."""
+    """What the network predicts, `(B, L, C)`: clean actions, noise or v, as it was trained.
+
+    With a rest head also the logits, `(B, L - 1, 2)`, of whether x, and whether y, moves from each step to the next.
+    """
 
     sample: torch.Tensor
+    move_logits: torch.Tensor | None = None
 
 
 def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
@@ -85,22 +90,31 @@ class AdaLNZeroBlock(nn.Module):
 
 
 class PatchOutput(nn.Module):
-    """Unfold tokens to steps, with a gated share of the network's input, which is nearly clean where noise is low."""
+    """Unfold tokens to steps, with a gated share of the network's input, which is nearly clean where noise is low.
 
-    def __init__(self, patch_channels: int, in_channels: int, d_model: int):
+    With a rest head, the same tokens say of each step whether it moves: a continuous output never repeats itself exactly.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, d_model: int, rest_head: bool):
         super().__init__()
         self.modulation = nn.Linear(d_model, 2 * d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.write = overlapping(d_model, patch_channels)
+        self.write = overlapping(d_model, patch_size * in_channels)
         self.input_gate = nn.Linear(d_model, in_channels)
+        self.write_moves = overlapping(d_model, patch_size * NUM_AXES) if rest_head else None
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, condition: torch.Tensor, sample: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         B, L, C = sample.shape
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
-        x = torch.addcmul(shift, self.norm(x), 1 + scale)  # (B, N, D)
-        patches = self.write(x.transpose(1, 2)).transpose(1, 2)  # (B, N, P*C)
-        steps = patches.reshape(B, -1, C)[:, :L]  # (B, L, C), without the padding
-        return torch.addcmul(steps, self.input_gate(condition).unsqueeze(1), sample)
+        x = torch.addcmul(shift, self.norm(x), 1 + scale).transpose(1, 2)  # (B, D, N)
+        steps = self.write(x).transpose(1, 2).reshape(B, -1, C)[:, :L]  # (B, L, C), without the padding
+        output = torch.addcmul(steps, self.input_gate(condition).unsqueeze(1), sample)
+        if self.write_moves is None:
+            return output, None
+        moves = self.write_moves(x).transpose(1, 2).reshape(B, -1, NUM_AXES)  # one a step, of the way to it
+        return output, moves[:, 1:L]  # (B, L - 1, 2)
 
 
 class ActionTransformer1DModel(ModelMixin, ConfigMixin):
@@ -114,6 +128,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         seq_len: L; a length that P does not divide is padded inside.
         in_channels: C.
         dropout: Share of each branch's output dropped while training.
+        rest_head: Whether it also says which steps move.
 
     Raises:
         ValueError: `d_model` is odd, or not divisible by `nhead`.
@@ -129,20 +144,20 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         seq_len: int = 250,
         in_channels: int = 3,
         dropout: float = 0.0,
+        rest_head: bool = False,
     ):
         super().__init__()
         if d_model % nhead or d_model % 2:
             raise ValueError(f"d_model is {d_model}; it must be even and divisible by nhead, {nhead}")
         num_tokens = -(-seq_len // patch_size)
-        patch_channels = patch_size * in_channels
-        self.patch_in = PatchEmbedding(patch_channels, d_model)
+        self.patch_in = PatchEmbedding(patch_size * in_channels, d_model)
         # A table, not a parameter: it follows from the config, and is made again on loading.
         positions = get_1d_sincos_pos_embed_from_grid(d_model, torch.arange(num_tokens).double(), output_type="pt")
         self.register_buffer("positions", positions.float(), persistent=False)
         self.time_proj = Timesteps(d_model, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(d_model, d_model)
         self.blocks = nn.ModuleList(AdaLNZeroBlock(d_model, nhead, dropout) for _ in range(num_layers))
-        self.patch_out = PatchOutput(patch_channels, in_channels, d_model)
+        self.patch_out = PatchOutput(patch_size, in_channels, d_model, rest_head)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -163,13 +178,13 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         sample: torch.Tensor,
         timestep: torch.Tensor | float | int,
         return_dict: bool = True,
-    ) -> ActionTransformer1DOutput | tuple[torch.Tensor]:
+    ) -> ActionTransformer1DOutput | tuple[torch.Tensor, ...]:
         """Predict from noisy actions.
 
         Args:
             sample: Noisy, `(B, L, C)` in model space.
             timestep: Diffusion timestep, one number or `(B,)`.
-            return_dict: Whether to return an `ActionTransformer1DOutput` or a tuple of its sample.
+            return_dict: Whether to return an `ActionTransformer1DOutput` or a tuple of what it holds, the sample first.
 
         Raises:
             ValueError: the sample has another length or other channels than the config says.
@@ -183,8 +198,9 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         x = self.patch_in(self._fold(sample)) + self.positions.to(sample.dtype)  # (B, N, D)
         for block in self.blocks:
             x = block(x, condition)  # (B, N, D)
-        output = self.patch_out(x, condition, sample)  # (B, L, C)
-        return ActionTransformer1DOutput(sample=output) if return_dict else (output,)
+        output, move_logits = self.patch_out(x, condition, sample)
+        output = ActionTransformer1DOutput(output, move_logits)
+        return output if return_dict else output.to_tuple()
 
     def _fold(self, steps: torch.Tensor) -> torch.Tensor:
         """Fold steps `(B, L, C)` into patches `(B, N, P*C)`, the last one padded with zeros."""

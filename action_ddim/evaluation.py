@@ -42,7 +42,7 @@ def validation_loss(
         actions: `(N, L, 3)` in [0, 1].
         indices: `(N,)`, the place of each sequence in its data set.
         weighting_scheme: Of `draw_timesteps`.
-        loss_settings: `snr_gamma` and `velocity_weight` of `diffusion_loss`.
+        loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
     """
     num_train_timesteps = pipeline.scheduler.config.num_train_timesteps
     noise, timesteps = [], []

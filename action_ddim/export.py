@@ -5,6 +5,7 @@
       pipeline.py                  ActionDDIMPipeline, and what it imports: actions.py, export.py, ...
       denoiser/denoiser.py         ActionTransformer1DModel, beside config.json and the weights
       scheduler/scheduler.py       ExactDDIMScheduler, beside scheduler_config.json
+      README.md, *.png             the model card and its figure, where the pipeline was loaded from a folder that has them
 
 diffusers loads it with `trust_remote_code=True`. It copies the files that `pipeline.py` imports relatively, one level
 deep, so that `pipeline.py` has to import by itself whatever those import of each other.
@@ -22,18 +23,43 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import PushToHubMixin
 from huggingface_hub import create_repo
 
+CARD_NAME, FIGURE_NAME = "README.md", "reconstructions.png"
+# How a card says to load a model: where this package is installed, and anywhere.
+PLACE = "path/to/this/folder"
+LOAD_INSTALLED = f"""from action_ddim import ActionDDIMPipeline
+
+pipeline = ActionDDIMPipeline.from_pretrained("{PLACE}")"""
+LOAD_EXPORTED = f"""from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{PLACE}", trust_remote_code=True)"""
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
-def export_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Write the self-contained form of a pipeline to a folder, made if missing.
+def export_pipeline(pipeline: DiffusionPipeline, folder: Path, place: str = PLACE) -> None:
+    """Write the self-contained form of a pipeline to a folder, made if missing; nothing is left where that fails.
+
+    Args:
+        place: What the card calls the folder.
 
     Raises:
         ValueError: the folder is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    existed = folder.exists()
+    if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; name a new one")
-    pipeline.save_pretrained(folder)
+    try:
+        pipeline.save_pretrained(folder)
+        _add_code(pipeline, folder)
+        _add_card(pipeline, folder, place)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        if existed:
+            folder.mkdir(exist_ok=True)
+        raise
+
+
+def _add_code(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Put the code of a saved pipeline beside it, and name it in the index."""
     index_path = folder / "model_index.json"
     index = json.loads(index_path.read_text())
     source = Path(inspect.getfile(type(pipeline)))
@@ -47,16 +73,26 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: Path) -> None:
             shutil.copy(source, folder / name)
             index[name] = [source.stem, type(component).__name__]
     index_path.write_text(json.dumps(index, indent=2) + "\n")
-    for path in folder.glob("*/*config.json"):  # where the weights were loaded from is nobody else's business
+    for path in (index_path, *folder.glob("*/*config.json")):  # where the weights were loaded from is nobody else's business
         config = {key: value for key, value in json.loads(path.read_text()).items() if key != "_name_or_path"}
         path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _add_card(pipeline: DiffusionPipeline, folder: Path, place: str) -> None:
+    """Copy card and figure from where the pipeline was loaded, if they are there; the card then says how to load this form."""
+    source = Path(pipeline.name_or_path or folder)
+    if (source / CARD_NAME).is_file():
+        card = (source / CARD_NAME).read_bytes().replace(LOAD_INSTALLED.encode(), LOAD_EXPORTED.encode())
+        (folder / CARD_NAME).write_bytes(card.replace(f'("{PLACE}"'.encode(), f'("{place}"'.encode()))
+    if (source / FIGURE_NAME).is_file():
+        shutil.copy(source / FIGURE_NAME, folder)
 
 
 class SelfContainedMixin(PushToHubMixin):
     """`export` and `push_to_hub` of the self-contained form, for a `DiffusionPipeline`."""
 
     def export(self, save_directory: str | os.PathLike) -> None:
-        """Write the self-contained form, with its code, that loads where this package is not installed.
+        """Write the self-contained form, with its code and model card, that loads where this package is not installed.
 
         `DiffusionPipeline.from_pretrained(save_directory, trust_remote_code=True)` loads it.
 
@@ -79,5 +115,5 @@ class SelfContainedMixin(PushToHubMixin):
         """
         repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            self.export(folder)
+            export_pipeline(self, Path(folder), repo_id)
             return self._upload_folder(folder, repo_id, token=token, commit_message=commit_message, create_pr=create_pr)

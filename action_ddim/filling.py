@@ -30,10 +30,15 @@ class Known(NamedTuple):
         """
         clean = clean.clamp(-1, 1)
         missed = torch.where(self.mask, to_model_space(self.actions) - clean, 0.0)
-        steps = clean[..., :PRESS].float().diff(dim=1).norm(dim=-1, keepdim=True)
-        way = F.pad((steps + SMALLEST_STEP).cumsum(dim=1), (0, 0, 1, 0))  # (N, L, 1), increasing
+        way = arc_length(clean[..., :PRESS])
         moved = interpolate(missed[..., :PRESS], self.mask.expand_as(clean)[..., :PRESS], way)
         return (clean + torch.cat([moved, missed[..., PRESS:]], dim=-1)).to(clean.dtype)
+
+
+def arc_length(places: torch.Tensor) -> torch.Tensor:
+    """Return how far the pointer has gone at each step of places `(N, L, 2)`: `(N, L, 1)`, increasing."""
+    steps = places.float().diff(dim=1).norm(dim=-1, keepdim=True)
+    return F.pad((steps + SMALLEST_STEP).cumsum(dim=1), (0, 0, 1, 0))
 
 
 def interpolate(values: torch.Tensor, known: torch.Tensor, way: torch.Tensor) -> torch.Tensor:

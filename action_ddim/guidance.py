@@ -31,15 +31,15 @@ def output_for(clean: torch.Tensor, sample: torch.Tensor, alpha_bar: float, pred
 
 
 def guide(
-    denoise: Callable[[torch.Tensor], tuple[torch.Tensor]],
+    denoise: Callable[[torch.Tensor], tuple[torch.Tensor, ...]],
     sample: torch.Tensor,
     cost: Cost,
     scale: float,
     alpha_bar: float,
     prediction_type: str,
     known: Known | None = None,
-) -> torch.Tensor:
-    """Return the network's output at `sample` `(N, L, 3)`, moved down the gradient of the cost.
+) -> tuple[torch.Tensor, ...]:
+    """Return what the network says at `sample` `(N, L, 3)`, its output, the first of it, moved down the gradient of the cost.
 
     Classifier guidance for DDIM (arXiv 2105.05233, algorithm 2) with -scale * cost in the place of log p: the predicted
     noise gains scale * sqrt(1 - alpha_bar) * gradient, where the gradient is taken through the network, so that it
@@ -47,7 +47,7 @@ def guide(
     posterior covariance times the gradient of the cost, whatever the timestep.
 
     Args:
-        denoise: Maps a sample to a tuple of the network's output.
+        denoise: Maps a sample to a tuple of the network's output, and what else the network says.
         cost: Maps clean actions `(N, L, 3)`, x, y and press in [0, 1], to a number a sequence, `(N,)`.
         scale: Weight of the cost.
         alpha_bar: Of the timestep.
@@ -58,10 +58,10 @@ def guide(
         ValueError: the cost is no tensor `(N,)`, or does not depend on the actions in a differentiable way.
     """
     if alpha_bar < MIN_ALPHA_BAR:
-        return denoise(sample)[0]
+        return denoise(sample)
     with torch.enable_grad():
         sample = sample.detach().requires_grad_()
-        output = denoise(sample)[0]
+        output, *others = denoise(sample)
         actions = from_model_space(predict_clean(output, sample, alpha_bar, prediction_type), clamp=False)
         value = cost(actions if known is None else known.into_actions(actions))
         if not isinstance(value, torch.Tensor) or value.shape != (len(sample),):
@@ -72,4 +72,4 @@ def guide(
         (gradient,) = torch.autograd.grad(value.sum(), sample)
     output, sample = output.detach(), sample.detach()
     clean = predict_clean(output, sample, alpha_bar, prediction_type) - scale * (1 - alpha_bar) / alpha_bar**0.5 * gradient
-    return output_for(clean, sample, alpha_bar, prediction_type)
+    return output_for(clean, sample, alpha_bar, prediction_type), *(values.detach() for values in others)

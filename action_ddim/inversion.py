@@ -1,41 +1,74 @@
-"""Solving a DDIM step backwards, and walking between two latents."""
+"""Solving DDIM steps backwards, and walking between two latents."""
 
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, ModelMixin
 
 from .guidance import predict_clean
 
-MAX_ITERATIONS = 30  # a step; two to six are usual
-TOLERANCE = 1e-4  # of a step's residual, root mean square in model space
+MAX_ITERATIONS = 40  # a step; two to ten are usual
+TOLERANCE = 1e-5  # of a step's residual, root mean square in model space; a path can magnify it a thousandfold on its way down
 HISTORY = 5  # iterates that the acceleration remembers
 RIDGE = 1e-6  # relative; keeps the small least-squares problems solvable once residuals are alike
+# Below this deviation of the noise a path forgets the noise of its sample, and steps cannot be solved one by one: what the
+# network cannot say of the actions would be taken for noise, many times stronger than that of the step.
+FORGOTTEN_NOISE = 0.3
+END_ITERATIONS = 6  # more of them fit the actions ever more closely, by noise that no path would have
+END_TOLERANCE = 0.015  # of what the end of the path misses the actions by, root mean square in model space
+
+
+def invert_end(
+    denoiser: ModelMixin, scheduler: DDIMScheduler, clean: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """Find a sample at the first timestep of more than `FORGOTTEN_NOISE` whose path down ends at clean samples `(N, L, C)`.
+
+    Many do; it is the one that noise `(N, L, C)` makes of them, corrected by what its path misses until that is little.
+
+    Returns the sample `(N, L, C)`, and how many of the scheduler's timesteps lie above.
+    """
+    levels = (1 - scheduler.alphas_cumprod.cpu()[scheduler.timesteps.cpu()]).sqrt().tolist()
+    above = max(0, sum(level > FORGOTTEN_NOISE for level in levels) - 1)
+    first = scheduler.timesteps[above : above + 1].expand(len(clean))
+
+    def missed(sample: torch.Tensor) -> torch.Tensor:
+        for timestep in scheduler.timesteps[above:]:
+            sample = scheduler.step(_denoise(denoiser, sample, timestep), timestep, sample, return_dict=False)[0]
+        return clean - sample
+
+    initial = scheduler.add_noise(clean, noise, first)
+    damping = (1 - levels[above] ** 2) ** 0.5  # of clean samples in a noisy one
+    sample, _ = solve_fixed_point(missed, initial, damping=damping, max_iterations=END_ITERATIONS + 1, tolerance=END_TOLERANCE)
+    return sample, above
 
 
 def invert_step(
-    denoiser: torch.nn.Module, scheduler: DDIMScheduler, target: torch.Tensor, lower: torch.Tensor, timestep: torch.Tensor
+    denoiser: ModelMixin, scheduler: DDIMScheduler, target: torch.Tensor, lower: torch.Tensor, timestep: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the sample at `timestep` whose DDIM step, unclipped, is the target, the sample at the timestep before, `lower`.
+    """Find the sample at `timestep` whose step of the scheduler leads to the target, the sample at the timestep `lower`.
 
     Returns the sample `(N, L, C)` and the root mean square of what its step misses the target by, `(N,)`.
     """
     alpha_lower, alpha = scheduler.alphas_cumprod[torch.stack([lower, timestep]).cpu()].tolist()
-    prediction_type = scheduler.config.prediction_type
-    shrinking = ((1 - alpha_lower) / (1 - alpha)) ** 0.5  # of the noise, over a step
 
-    def step(sample: torch.Tensor) -> torch.Tensor:
-        clean = predict_clean(denoiser(sample, timestep, return_dict=False)[0], sample, alpha, prediction_type)
-        return alpha_lower**0.5 * clean + shrinking * (sample - alpha**0.5 * clean)
+    def missed(sample: torch.Tensor) -> torch.Tensor:
+        return target - scheduler.step(_denoise(denoiser, sample, timestep), timestep, sample, return_dict=False)[0]
 
-    clean = predict_clean(denoiser(target, lower, return_dict=False)[0], target, alpha_lower, prediction_type).clamp(-1, 1)
+    output, prediction_type = _denoise(denoiser, target, lower), scheduler.config.prediction_type
+    clean = predict_clean(output, target, alpha_lower, prediction_type).clamp(-1, 1)
     noise = (target - alpha_lower**0.5 * clean) / (1 - alpha_lower) ** 0.5
     initial = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise  # the same actions and noise, one timestep up
-    # The slope of a step is `shrinking` where the network forgets the sample, and this where it keeps all it can: data in
+    # The slope of a step is `shrinking` where the network forgets the sample, and `keeping` where it keeps all it can: data in
     # [-1, 1] has a variance of at most L * C along any direction.
+    shrinking = ((1 - alpha_lower) / (1 - alpha)) ** 0.5  # of the noise, over a step
     variance = target[0].numel()
     keeping = shrinking + (alpha_lower**0.5 - shrinking * alpha**0.5) * alpha**0.5 * variance / (alpha * variance + 1 - alpha)
-    return solve_fixed_point(lambda sample: target - step(sample), initial, damping=2 / (shrinking + keeping))
+    return solve_fixed_point(missed, initial, damping=2 / (shrinking + keeping))
+
+
+def _denoise(denoiser: ModelMixin, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """Return the denoiser's output in the sample's type, in which steps are solved, whatever the denoiser's is."""
+    return denoiser(sample.to(denoiser.dtype), timestep, return_dict=False)[0].to(sample.dtype)
 
 
 def solve_fixed_point(
@@ -56,7 +89,7 @@ def solve_fixed_point(
         initial: Where to start, `(N, L, C)`.
         damping: About the inverse of the mean slope of `-residual`.
         max_iterations: Cap on the calls of `residual`.
-        tolerance: Root mean square of the residual, per sequence, at which to stop.
+        tolerance: Root mean square of the residual at which a sequence is done.
 
     Returns the best iterate of each sequence, `(N, L, C)`, and the root mean square of its residual, `(N,)`.
     """
@@ -67,7 +100,8 @@ def solve_fixed_point(
     for _ in range(max_iterations):
         r = residual(x)
         error = r.square().mean(dim=(1, 2)).sqrt()
-        better = error < best_error
+        # A sequence that is done stays as it is, so that it does not depend on the others of its batch.
+        better = (error < best_error) & (best_error > tolerance)
         best = torch.where(better[:, None, None], x, best)
         best_error = torch.where(better, error, best_error)
         if (best_error <= tolerance).all():

@@ -1,7 +1,10 @@
 """The training objective: what a network's output is compared with, and how much each sequence counts."""
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler
+
+from action_ddim.actions import from_model_space, moves
 
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
@@ -48,6 +51,7 @@ def diffusion_loss(
     *,
     snr_gamma: float | None = None,
     velocity_weight: float = 0.0,
+    rest_weight: float = 0.0,
 ) -> torch.Tensor:
     """Return the loss of each sequence, `(N,)`, for given noise and timesteps.
 
@@ -55,6 +59,7 @@ def diffusion_loss(
     `velocity_weight` times the squared error of the first differences of the clean actions that follow from it (the
     velocity loss of MDM, arXiv 2209.14916, equation 5), both times the min-SNR weight where `snr_gamma` is given.
     With epsilon-prediction the velocity term is scaled by alpha_bar, or it would grow without bound with the noise.
+    On top, `rest_weight` times the cross-entropy of which steps move (`actions.moves`), of a denoiser with a rest head.
 
     Args:
         sample: Clean actions in model space, `(N, L, 3)` in [-1, 1].
@@ -62,7 +67,7 @@ def diffusion_loss(
         timesteps: `(N,)` in [0, T).
     """
     noisy = scheduler.add_noise(sample, noise, timesteps)
-    output = denoiser(noisy, timesteps, return_dict=False)[0].float()
+    output, *logits = (values.float() for values in denoiser(noisy, timesteps, return_dict=False))
     prediction_type = scheduler.config.prediction_type
     alpha_bar = scheduler.alphas_cumprod.to(sample.device)[timesteps].view(-1, 1, 1)
     if prediction_type == "sample":
@@ -79,4 +84,8 @@ def diffusion_loss(
     if snr_gamma is not None:
         alpha_bar = alpha_bar.flatten()
         loss = loss * min_snr_weight(alpha_bar / (1 - alpha_bar), prediction_type, snr_gamma)
+    if rest_weight:
+        moving = moves(from_model_space(sample)).to(loss.dtype)
+        entropy = F.binary_cross_entropy_with_logits(logits[0], moving, reduction="none")
+        loss = loss + rest_weight * entropy.mean(dim=(1, 2))
     return loss

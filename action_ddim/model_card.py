@@ -4,18 +4,21 @@ from collections.abc import Mapping
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from action_ddim.export import FIGURE_NAME, LOAD_INSTALLED
 from action_ddim.metrics import TARGETS
 from action_ddim.tables import Table, targets_table
 
-CARD_NAME, FIGURE_NAME = "README.md", "reconstructions.png"
 NAME = "DDIM model of pointer and touch actions"
 TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"]
 # Where things lie on the machine that trained, and what is watched there, is nobody else's.
-PRIVATE_SETTINGS = ("data_dir", "val_data_dir", "save_dir", "device", "report_to", "wandb_project")
+PRIVATE_SETTINGS = (
+    *("data_dir", "val_data_dir", "init_from", "save_dir", "device", "report_to", "wandb_project"),
+    *("push_to_hub", "hub_model_id"),
+)
 
 
 # What holds of every model.
-PURPOSE = """## Intended use
+PURPOSE = f"""## Intended use
 
 Research on interaction, and agents that act openly for their user: draw new actions, reconstruct noisy recordings, propose
 an action in a few steps. It is not for passing as a human where that is not wanted, such as getting past a check that
@@ -25,9 +28,7 @@ asks for a human, or forging the record of what somebody did.
 
 ```python
 import torch
-from action_ddim import ActionDDIMPipeline
-
-pipeline = ActionDDIMPipeline.from_pretrained("path/to/this/folder")
+{LOAD_INSTALLED}
 actions = pipeline(num_sequences=10, num_inference_steps=50, generator=torch.Generator().manual_seed(0)).actions
 ```"""
 LIMITS = """## Limits

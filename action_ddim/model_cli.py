@@ -4,16 +4,18 @@ Each takes the arguments after it, does its work, and raises a UserError for a m
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
 from action_ddim.arguments import OneLineParser
+from action_ddim.config import DEVICES
 from action_ddim.errors import UserError
 from action_ddim.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.pretrained import load_pipeline
 
 if TYPE_CHECKING:
     from action_ddim.dataset import ActionDataset
@@ -60,10 +62,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     assessment, pictures = assess(pipeline, data, settings)
     print("\n\n".join(table.to_text() for table in tables(assessment)))
     if args.out:
-        try:
-            write_report(args.out, assessment, pictures, args.model, args.data_dir)
-        except OSError as error:
-            raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+        write_report(args.out, assessment, pictures, args.model, args.data_dir)
         print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
 
 
@@ -89,9 +88,9 @@ def sample(argv: list[str], prog: str | None) -> None:
     batches = draw_samples(
         pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
     )
-    actions = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), seq_len, batches)
+    shown = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), batches, keep=NUM_SHEET)
     print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
-    write_plot(args.plot, lambda: plots.plot_samples(np.array(actions[:NUM_SHEET])))
+    write_plot(args.plot, lambda: plots.plot_samples(np.stack(shown)))
 
 
 def reconstruct(argv: list[str], prog: str | None) -> None:
@@ -118,27 +117,27 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     from action_ddim.assessment import reconstruct_batches
 
     seq_len = pipeline.denoiser.config.seq_len
-    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}")
+    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
     with recording.open() as file:
         actions = recording.read(file, 0, recording.num_sequences)
     _check_actions(args.input, actions, args.batch_size)
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
-    cleaned = write_actions(args.out, shape, seq_len, (threshold_press(batch) for batch in batches))
+    cleaned = write_actions(args.out, shape, (threshold_press(batch) for batch in batches), keep=plots.MAX_ROWS)
     print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
 
     def figure():
         shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
         noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
-        return plots.plot_reconstructions(shown, noisy, np.array(cleaned[: len(shown)]))
+        return plots.plot_reconstructions(shown, noisy, np.stack(cleaned))
 
     write_plot(args.plot, figure)
 
 
 def export(argv: list[str], prog: str | None) -> None:
     """Write a model with its code, to load without this package."""
-    parser = OneLineParser(prog=prog, description=export.__doc__, allow_abbrev=False)
+    parser = OneLineParser(prog=prog, description=export.__doc__)
     _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
     args = parser.parse_args(argv)
@@ -148,73 +147,28 @@ def export(argv: list[str], prog: str | None) -> None:
         raise UserError(f"--out {args.out} is a file; name a folder")
     check_writable("--out", args.out)
     pipeline = load_pipeline(args.model, "cpu")
-    card = Path(args.model) / "README.md"
     try:
         pipeline.export(args.out)
-        if card.is_file():
-            shutil.copy(card, args.out)
-    except OSError as error:
-        raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {args.out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
-
-
-def load_pipeline(model: str, device: str) -> "ActionDDIMPipeline":
-    """Load a pipeline folder onto a device; nothing is downloaded or unpickled, and progress bars of single steps are off.
-
-    Raises:
-        UserError: the folder is not a pipeline, or damaged; or there is no such device.
-    """
-    folder = Path(model)
-    if not (folder / "model_index.json").is_file():
-        inside = folder / "pipeline"
-        remedy = (
-            f"name {inside}" if (inside / "model_index.json").is_file() else "name the pipeline/ that a training run leaves"
-        )
-        raise UserError(f"--model {model} is not a pipeline folder; {remedy}")
-    if (folder / "pipeline.py").is_file():
-        raise UserError(f"--model {model} is an exported model with code of its own; name the folder it was exported from")
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu")
-    from diffusers.utils import logging
-
-    from action_ddim import ActionDDIMPipeline  # with the modules that the folder names
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what it has to say of a damaged folder is in the error too
-    logging.disable_progress_bar()
-    try:
-        pipeline = ActionDDIMPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        weights = pipeline.denoiser.named_parameters()  # on the meta device where the file lacks them
-        unfit = next((name for name, value in weights if value.is_meta or not torch.isfinite(value).all()), None)
-    except Exception as error:  # JSON, safetensors, shapes, missing files and classes: each library has errors of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--model {model} cannot be loaded ({reason[:200]}); copy or export it again") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
-    if unfit:
-        raise UserError(f"--model {model}: the weights {unfit} are missing or not finite; copy or export it again")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
     """Make a parser with the flags that all verbs of a model take."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter, allow_abbrev=False)
+    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
     add = parser.add_argument
     _add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a CUDA GPU where there is one")
+    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
     add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
     add("--overwrite", action="store_true", help="replace files that exist")
     return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    help_text = "pipeline folder, as a training run leaves it"
+    help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
     parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
 
 
@@ -253,12 +207,9 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     Raises:
         UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
     """
-    from action_ddim.dataset import ActionDataset
+    from action_ddim.loading import open_for_model
 
-    # Without a dataset.json that says otherwise the sequences are as long as the model's.
-    data = ActionDataset(folder, None if (Path(folder) / "dataset.json").exists() else seq_len)
-    if data.seq_len != seq_len:
-        raise UserError(f"--data_dir {folder} holds sequences of {data.seq_len} steps; --model {model} takes {seq_len}")
+    data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
     data.validate()
     return data
 

@@ -13,8 +13,9 @@ from action_ddim import evaluation, plots, tracking
 from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
 from action_ddim.config import TrainConfig
 from action_ddim.ema import averaged_weights
+from action_ddim.export import CARD_NAME, FIGURE_NAME
 from action_ddim.metrics import TARGETS, summarize
-from action_ddim.model_card import CARD_NAME, FIGURE_NAME, model_card
+from action_ddim.model_card import model_card
 from action_ddim.run import Run
 from action_ddim.tables import targets_table
 
@@ -35,7 +36,8 @@ def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
     share = indices[accelerator.process_index :: accelerator.num_processes]
     parts, objective = [], {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
     with averaged_weights(run.ema, run.pipeline.denoiser):
-        for first in range(0, len(share), config.eval_batch_size):
+        firsts = range(0, len(share), config.eval_batch_size)
+        for first in tqdm(firsts, "validating", leave=False, disable=None if accelerator.is_main_process else True):
             batch = share[first : first + config.eval_batch_size]
             actions = run.val_data.read(batch).numpy()
             statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
@@ -55,7 +57,7 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
         run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
         value = {name.removeprefix("val/"): number for name, number in metrics.items()}
         tqdm.write(
-            f"epoch {epoch}/{run.config.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
+            f"epoch {epoch}/{run.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
             f"  mse {value['mse']:.5f}  coord_mse {value['coord_mse']:.5f}  press {value['press_accuracy']:.4f}"
             f"  SNR {value['mean_snr_db']:.1f} dB  variance {value['variance_ratio_x']:.2f}/{value['variance_ratio_y']:.2f}"
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"

@@ -1,13 +1,13 @@
 """The files that verbs write: looked at before any work, and never left half written."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from action_ddim.actions import NUM_CHANNELS
 from action_ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,23 +30,40 @@ def check_writable(flag: str, path: Path) -> None:
         raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
 
 
-def write_actions(path: Path, shape: tuple[int, ...], seq_len: int, batches: Iterable[np.ndarray]) -> np.ndarray:
-    """Write batches `(B, L, 3)` as they come to one file of this shape; return it mapped as `(N, L, 3)`."""
+@contextmanager
+def written_whole(flag: str, path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its name once it is whole, and of which nothing is left where it does not become so.
+
+    Raises:
+        UserError: it cannot be written, in one line that names the flag.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        sequences, first = file.reshape(-1, seq_len, NUM_CHANNELS), 0
-        for batch in batches:
-            sequences[first : first + len(batch)] = batch
-            first += len(batch)
-        file.flush()
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise UserError(f"--out {path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{flag} {path} cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
-    return sequences
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_actions(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray], *, keep: int) -> list[np.ndarray]:
+    """Write batches `(B, L, 3)` as they come to one file of this shape; return the first `keep` sequences `(L, 3)`.
+
+    They are written, not put into a memory map: where the disk is full, a write says so, and a map kills with SIGBUS.
+    """
+    kept: list[np.ndarray] = []
+    with written_whole("--out", path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch, "<f4").data)
+            kept += [sequence.copy() for sequence in batch[: keep - len(kept)]]
+    return kept
 
 
 def write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
@@ -55,9 +72,7 @@ def write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
         return
     from action_ddim import plots
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(plots.image_to_png(plots.figure_to_image(draw())))
-    except OSError as error:
-        raise UserError(f"--plot {path} cannot be written: {error.strerror or error}") from error
+    png = plots.image_to_png(plots.figure_to_image(draw()))
+    with written_whole("--plot", path) as file:
+        file.write(png)
     print(f"picture: {path}")

@@ -1,6 +1,7 @@
 """`ActionDDIMPipeline`: sample actions, reconstruct, invert and fill in, with a trained denoiser."""
 
 import inspect
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -9,14 +10,17 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from .actions import from_model_space, threshold_press, to_model_space
+from .actions import PRESS, from_model_space, threshold_press, to_model_space
+from .denoising import LEAST_NOISE, estimate_noise, smooth
 from .export import SelfContainedMixin
 from .filling import Known, check_known
 from .guidance import Cost, guide, output_for, predict_clean
-from .inversion import invert_step, slerp
-from .pipeline_output import ActionInversionOutput, ActionPipelineOutput
+from .inversion import invert_end, invert_step, slerp
+from .pipeline_output import ActionDenoisingOutput, ActionInversionOutput, ActionPipelineOutput
+from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
+MAX_RESIDUAL = 0.05  # of an inversion; a solved step leaves 1e-5, or half precision a hundredth
 Values = np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -65,7 +69,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
                 `action_ddim.masks.build_mask` makes masks from words.
             cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
-            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press.
+            output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press; the rests
+                of both are exact, where the denoiser has a rest head.
 
         Raises:
             ValueError: an argument is out of its range, or the latents, known actions, mask or generators do not fit.
@@ -81,13 +86,14 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             latents = self._draw_noise(shape, generator)
         else:
             latents = self._to_device(latents, "latents")
+            self._check_generators(generator, len(latents))
         if given is not None and len(given.actions) not in (1, len(latents)):
             raise ValueError(f"{len(given.actions)} known actions were given for {len(latents)} sequences")
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         sample = latents * self.scheduler.init_noise_sigma
         cost = cost if guidance_scale else None
-        sample = self._denoise(sample, self.scheduler.timesteps, eta, generator, given, cost, guidance_scale)
-        return self._output(sample, output_type, return_dict, given)
+        denoised = self._denoise(sample, self.scheduler, eta, generator, given, cost, guidance_scale)
+        return self._output(*denoised, output_type, return_dict, given)
 
     @torch.no_grad()
     def reconstruct(
@@ -112,18 +118,56 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         """
         self._check(output_type=output_type)
         sample = to_model_space(self._to_device(actions, "actions"))
-        timesteps, begin = self.timesteps_below(strength, num_inference_steps), 0
-        if "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters:
-            self.scheduler.set_timesteps(timesteps=timesteps, device=sample.device)
-        else:  # as diffusers' image-to-image pipelines do: the part of the scheduler's own list that lies below
-            self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
-            begin = min(int((self.scheduler.timesteps > timesteps[0]).sum()), len(self.scheduler.timesteps) - 1)
-            if hasattr(self.scheduler, "set_begin_index"):
-                self.scheduler.set_begin_index(begin)
-        chosen = self.scheduler.timesteps[begin:]
+        scheduler = self._scheduler_below(strength, num_inference_steps)
         noise = self._draw_noise(tuple(sample.shape), generator)
-        noisy = self.scheduler.add_noise(sample, noise, chosen[:1].expand(len(sample)))
-        return self._output(self._denoise(noisy, chosen, generator=generator), output_type, return_dict)
+        noisy = scheduler.add_noise(sample, noise, scheduler.timesteps[:1].expand(len(sample)))
+        return self._output(*self._denoise(noisy, scheduler, generator=generator), output_type, return_dict)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        actions: Values,
+        noise_std: float | None = None,
+        press_is_noisy: bool = False,
+        num_inference_steps: int = 1,
+        return_dict: bool = True,
+    ) -> ActionDenoisingOutput | tuple:
+        """Take white noise off recorded places: jitter of the hand, the device or the tracking.
+
+        The recording is a noisy sample of the schedule as it is: it enters at the timestep of its noise (but see
+        `denoising.LEAST_NOISE`), none is added, and DDIM walks down. Where the pointer moves in what the network takes for
+        clean, and how far, sets how closely the recording is followed there (`denoising.smooth`): over a rest it is averaged.
+
+        Args:
+            actions: `(N, L, 3)`; x and y may lie outside [0, 1] as far as noise takes them.
+            noise_std: Standard deviation of the noise on x and y, in screens; by default `denoising.estimate_noise` of all
+                the sequences together.
+            press_is_noisy: Whether the press is to be denoised too, instead of kept as it is.
+            num_inference_steps: DDIM steps on the way down.
+
+        Raises:
+            ValueError: an argument is out of its range, or the actions do not fit.
+        """
+        recording = self._to_device(actions, "actions", torch.promote_types(self.denoiser.dtype, torch.float32))
+        if noise_std is None:
+            noise_std = estimate_noise(recording)
+        if not 0 <= noise_std < math.inf:
+            raise ValueError(f"noise_std is {noise_std}, not a number of screens from 0 up")
+        denoised = recording.clone()
+        if noise_std > 0:
+            # Model space is twice as wide as the screen.
+            scheduler = self._scheduler_at(max(2 * noise_std, LEAST_NOISE), num_inference_steps)
+            signal = scheduler.alphas_cumprod[-1].sqrt().to(recording)
+            sample, move_logits = self._denoise((signal * to_model_space(recording)).to(self.denoiser.dtype), scheduler)
+            predicted = from_model_space(sample.to(recording.dtype))
+            step_variance = predicted[..., :PRESS].diff(dim=1).square().sum(dim=-1, keepdim=True)
+            if move_logits is not None:
+                step_variance = move_logits.sigmoid() * step_variance
+            denoised[..., :PRESS] = smooth(recording[..., :PRESS], step_variance, noise_std**2).to(recording.dtype)
+            if press_is_noisy:
+                denoised[..., PRESS:] = predicted[..., PRESS:]
+        denoised = threshold_press(denoised.clip(0, 1)).float().cpu().numpy()
+        return ActionDenoisingOutput(denoised, noise_std) if return_dict else (denoised, noise_std)
 
     @torch.no_grad()
     def invert(
@@ -132,36 +176,49 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         num_inference_steps: int = 50,
         generator: Generators = None,
         noise: torch.Tensor | None = None,
+        max_residual: float = MAX_RESIDUAL,
         return_dict: bool = True,
     ) -> ActionInversionOutput | tuple:
         """Find the latents whose deterministic DDIM path leads back to the actions; `pipeline(latents=...)` walks it.
 
-        The last step of a path returns what the network says and forgets the noise of its sample, so that many paths end
-        in the same actions; the noise there is drawn, as it would be on the way down. That keeps every sample of the path
-        what the network was trained on, and the latents standard normal. Each step before it is solved for the sample
-        whose `scheduler.step` gives the next one (see `inversion.solve_fixed_point`), so that decoding in the same
-        number of steps returns the actions up to the network's error at the last timestep.
+        The end of a path forgets the noise of its samples, so that many paths end in the same actions; the noise there is
+        drawn, as it would be on the way down, and the sample corrected until its path ends near the actions (see
+        `inversion.invert_end`). That keeps every sample of the path what the network was trained on, and the latents standard
+        normal. Each step above is solved for the sample whose `scheduler.step` gives the next one (see
+        `inversion.solve_fixed_point`), so that decoding in the same number of steps returns the actions up to about what
+        the network can say of them.
 
         Args:
             actions: `(N, L, 3)` in [0, 1].
             num_inference_steps: S; decode with the same number.
-            generator: Makes the noise of the last step repeatable; a list holds one generator a sequence.
+            generator: Makes the noise of the end repeatable; a list holds one generator a sequence.
             noise: That noise, `(N, L, 3)` or one for all, `(1, L, 3)`, instead of drawing it.
+            max_residual: Of a step, root mean square in model space; where one cannot be solved that far, the path down does
+                not lead back. Half precision does not come far below 0.01.
 
         Raises:
             ValueError: an argument does not fit, or the scheduler is not a DDIM scheduler.
+            RuntimeError: a residual is larger than `max_residual`.
         """
         if not isinstance(self.scheduler, DDIMScheduler):
             raise ValueError(f"inversion needs a DDIM scheduler, not {type(self.scheduler).__name__}")
-        clean = to_model_space(self._to_device(actions, "actions"))
+        exact = torch.promote_types(self.denoiser.dtype, torch.float32)
+        clean = to_model_space(self._to_device(actions, "actions", exact))
+        noise = self._draw_noise(tuple(clean.shape), generator) if noise is None else self._to_device(noise, "noise")
+        if len(noise) not in (1, len(clean)):
+            raise ValueError(f"noise was given for {len(noise)} of {len(clean)} sequences")
         self.scheduler.set_timesteps(num_inference_steps, device=clean.device)
-        noise = self._draw_noise(tuple(clean.shape), generator) if noise is None else noise.expand_as(clean)
-        timesteps = self.scheduler.timesteps.flip(0)
-        sample = self.scheduler.add_noise(clean, noise, timesteps[:1].expand(len(clean)))
+        sample, above = invert_end(self.denoiser, self.scheduler, clean, noise.expand_as(clean).to(exact))
         worst = torch.zeros(len(clean), device=clean.device)
-        for lower, timestep in self.progress_bar(list(pairwise(timesteps))):
+        for lower, timestep in self.progress_bar(list(pairwise(self.scheduler.timesteps[: above + 1].flip(0)))):
             sample, residual = invert_step(self.denoiser, self.scheduler, sample, lower, timestep)
             worst = torch.maximum(worst, residual)
+        failed = int((~(worst <= max_residual)).sum())
+        if failed and math.isfinite(max_residual):
+            raise RuntimeError(
+                f"{failed} of {len(clean)} sequences could not be inverted: a step misses by up to {worst.max():.2g} (root mean"
+                f" square), more than max_residual, {max_residual:g}; use another num_inference_steps, or allow more"
+            )
         return ActionInversionOutput(latents=sample, residual=worst) if return_dict else (sample, worst)
 
     def interpolate(
@@ -211,47 +268,80 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         count = min(top, max(1, round(strength * num_inference_steps)))
         return [round(top * (count - i) / count) - 1 for i in range(count)]
 
+    def _scheduler_below(self, strength: float, num_inference_steps: int) -> SchedulerMixin:
+        """Return the scheduler cut at `strength` of the schedule, with its timesteps chosen."""
+        timesteps = self.timesteps_below(strength, num_inference_steps)
+        return self._cut_scheduler(timesteps[0] + 1, len(timesteps))
+
+    def _scheduler_at(self, noise_std: float, num_inference_steps: int) -> SchedulerMixin:
+        """Return the scheduler cut where noise has this deviation beside the signal, with its timesteps chosen."""
+        alphas = self.scheduler.alphas_cumprod.double().cpu()
+        top = int(((1 - alphas) / alphas < noise_std**2).sum()) + 1
+        if not 1 <= num_inference_steps <= min(top, len(alphas)):
+            raise ValueError(f"num_inference_steps is {num_inference_steps}, not in 1..{top}, the timesteps below the noise")
+        return self._cut_scheduler(min(top, len(alphas)), num_inference_steps)
+
+    def _cut_scheduler(self, top: int, num_inference_steps: int) -> SchedulerMixin:
+        """Return a scheduler of the first `top` timesteps: whatever its spacing (Karras sigmas, ...), it begins there."""
+        cut = {
+            "trained_betas": self.scheduler.betas[:top].tolist(),
+            "num_train_timesteps": top,
+            "rescale_betas_zero_snr": False,  # they are by now
+            "timestep_spacing": "trailing",
+        }
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, **cut)
+        scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        return scheduler
+
     def _denoise(
         self,
         sample: torch.Tensor,
-        timesteps: torch.Tensor,
+        scheduler: SchedulerMixin,
         eta: float = 0.0,
         generator: Generators = None,
         known: Known | None = None,
         cost: Cost | None = None,
         guidance_scale: float = 1.0,
-    ) -> torch.Tensor:
-        """Walk down the timesteps, of those that the scheduler chose, from a noisy sample `(N, L, 3)`."""
-        options = self._step_options(eta, generator)
-        for timestep in self.progress_bar(timesteps):
-            model_input = self.scheduler.scale_model_input(sample, timestep)
-            output = self._predict(model_input, timestep, known, cost, guidance_scale)
-            sample = self.scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
-        return sample
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Walk down the timesteps that the scheduler chose, from a noisy sample `(N, L, 3)`.
+
+        Returns the clean sample, and what the network says at the last timestep of which steps move, if it does.
+        """
+        options, move_logits = self._step_options(scheduler, eta, generator), None
+        # Noise levels are looked up at once: on a GPU, each look would wait for what is under way there.
+        levels = scheduler.alphas_cumprod.cpu()[scheduler.timesteps.cpu().long()].tolist()
+        for timestep, alpha_bar in self.progress_bar(list(zip(scheduler.timesteps, levels, strict=True))):
+            model_input = scheduler.scale_model_input(sample, timestep)
+            output, move_logits = self._predict(model_input, timestep, alpha_bar, known, cost, guidance_scale)
+            sample = scheduler.step(output, timestep, sample, **options, return_dict=False)[0]
+        return sample, move_logits
 
     def _predict(
-        self, sample: torch.Tensor, timestep: torch.Tensor, known: Known | None, cost: Cost | None, guidance_scale: float
-    ) -> torch.Tensor:
-        """Return the denoiser's output, moved to where the cost is smaller, and to what is known."""
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        alpha_bar: float,
+        known: Known | None,
+        cost: Cost | None,
+        guidance_scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the denoiser's output, moved to where the cost is smaller, and to what is known; and its logits if any."""
         denoise = partial(self.denoiser, timestep=timestep, return_dict=False)
-        if cost is None:
-            output = denoise(sample)[0]
-        else:
-            output = guide(denoise, sample, cost, guidance_scale, *self._noise_level(timestep), known)
-        if known is None:
-            return output
-        clean = known.complete(predict_clean(output, sample, *self._noise_level(timestep)))
-        return output_for(clean, sample, *self._noise_level(timestep))
+        meaning = alpha_bar, self.scheduler.config.prediction_type
+        said = denoise(sample) if cost is None else guide(denoise, sample, cost, guidance_scale, *meaning, known)
+        output, *others = said
+        if known is not None:
+            output = output_for(known.complete(predict_clean(output, sample, *meaning)), sample, *meaning)
+        return output, others[0] if others else None
 
-    def _noise_level(self, timestep: torch.Tensor) -> tuple[float, str]:
-        """Return alpha_bar and the prediction type, which say what an output means."""
-        return self.scheduler.alphas_cumprod[int(timestep)].item(), self.scheduler.config.prediction_type
-
-    def _step_options(self, eta: float, generator: Generators) -> dict:
+    @staticmethod
+    def _step_options(scheduler: SchedulerMixin, eta: float, generator: Generators) -> dict:
         """Return those of `eta` and `generator` that the scheduler's step takes."""
-        parameters = inspect.signature(self.scheduler.step).parameters
+        parameters = inspect.signature(scheduler.step).parameters
         if eta and "eta" not in parameters:
-            raise ValueError(f"{type(self.scheduler).__name__} takes no eta; leave it at 0")
+            raise ValueError(f"{type(scheduler).__name__} takes no eta; leave it at 0")
         return {name: value for name, value in {"eta": eta, "generator": generator}.items() if name in parameters}
 
     def _check(self, output_type: str, eta: float = 0.0) -> None:
@@ -259,6 +349,11 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             raise ValueError(f"output_type is {output_type!r}, not one of {', '.join(OUTPUT_TYPES)}")
         if not 0 <= eta <= 1:
             raise ValueError(f"eta is {eta}, not in [0, 1]")
+
+    @staticmethod
+    def _check_generators(generator: Generators, num_sequences: int) -> None:
+        if isinstance(generator, list) and len(generator) != num_sequences:
+            raise ValueError(f"{len(generator)} generators were given for {num_sequences} sequences")
 
     def _to_device(self, values: Values, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Check the shape `(N, L, 3)` and bring the values to the denoiser's device, and to its type by default."""
@@ -281,14 +376,20 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         return Known(self._to_device(checked.actions, "known actions", dtype), checked.mask.to(self._execution_device))
 
     def _draw_noise(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
-        if isinstance(generator, list) and len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators were given for {shape[0]} sequences")
+        self._check_generators(generator, shape[0])
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.denoiser.dtype)
 
     def _output(
-        self, sample: torch.Tensor, output_type: str, return_dict: bool, known: Known | None = None
+        self,
+        sample: torch.Tensor,
+        move_logits: torch.Tensor | None,
+        output_type: str,
+        return_dict: bool,
+        known: Known | None = None,
     ) -> ActionPipelineOutput | tuple:
         actions = from_model_space(sample)
+        if move_logits is not None:
+            actions = decode_rests(actions, move_logits, known)
         if output_type == "np":
             actions = threshold_press(actions)
         if known is not None:

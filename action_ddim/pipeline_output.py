@@ -20,3 +20,11 @@ class ActionInversionOutput(BaseOutput):
 
     latents: torch.Tensor
     residual: torch.Tensor
+
+
+@dataclass
+class ActionDenoisingOutput(BaseOutput):
+    """Actions `(N, L, 3)` in [0, 1] with a press of 0 or 1, and the noise that was taken off, in screens."""
+
+    actions: np.ndarray
+    noise_std: float

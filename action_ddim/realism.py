@@ -81,12 +81,15 @@ def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Rea
     drawn, held_out = Described.of(samples), Described.of(real)
     edges = {name: _bin_edges(drawn.column(name), held_out.column(name)) for name in DISTRIBUTIONS}
     rng = np.random.default_rng(seed)
-    values, floors = [], []
-    for _ in tqdm(range(NUM_HALVINGS), unit="half", desc="realism", disable=None, leave=False):
-        first, second = (held_out.take(half) for half in rng.permutation(len(real))[: 2 * count].reshape(2, count))
-        subset = drawn.take(rng.permutation(len(samples))[:count])
-        values.append(_compare(subset, first, edges, seed))
-        floors.append(_compare(second, first, edges, seed))
+    values: list[dict[str, float]] = []
+    floors: list[dict[str, float]] = []
+    with tqdm(total=2 * NUM_HALVINGS, unit="comparison", desc="realism", disable=None, leave=False) as progress:
+        for _ in range(NUM_HALVINGS):
+            first, second = (held_out.take(half) for half in rng.permutation(len(real))[: 2 * count].reshape(2, count))
+            subset = drawn.take(rng.permutation(len(samples))[:count])
+            for found, other in ((values, subset), (floors, second)):
+                found.append(_compare(other, first, edges, seed))
+                progress.update()
     figures = {
         name: Comparison(float(np.mean([value[name] for value in values])), float(np.mean([floor[name] for floor in floors])))
         for name in values[0]

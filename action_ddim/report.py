@@ -9,6 +9,7 @@ from pathlib import Path
 from action_ddim import __version__
 from action_ddim.assessment import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
 from action_ddim.metrics import TARGETS
+from action_ddim.outputs import written_whole
 from action_ddim.tables import Table, targets_table
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
@@ -153,7 +154,12 @@ def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_di
 
 
 def write_report(folder: Path, assessment: Assessment, pictures: list[Picture], model: str, data_dir: str) -> None:
-    """Write `report.json` and `report.html` to a folder, made if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / JSON_NAME).write_text(json.dumps(to_json(assessment, model, data_dir), indent=2, allow_nan=False) + "\n")
-    (folder / HTML_NAME).write_text(to_html(assessment, pictures, model, data_dir), encoding="utf-8")
+    """Write `report.json` and `report.html` to a folder, made if missing.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    numbers = json.dumps(to_json(assessment, model, data_dir), indent=2, allow_nan=False) + "\n"
+    for name, text in ((JSON_NAME, numbers), (HTML_NAME, to_html(assessment, pictures, model, data_dir))):
+        with written_whole("--out", folder / name) as file:
+            file.write(text.encode())

@@ -26,6 +26,7 @@ from action_ddim.errors import UserError
 from action_ddim.run import Run, early_stopping
 
 LATEST = "latest"
+BEFORE = {"rest_weight": 0.0}  # of runs from before there was the flag, where that is not its default
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of each data file: 1 MB, the whole of a small one
 
 
@@ -42,7 +43,8 @@ class Origin:
     early_stopping: dict | None
     wandb_run: str | None
     identity: dict[str, Any]
-    rows: list[dict[str, float]]  # of metrics.csv
+    rows: list[dict[str, float]]  # of metrics.csv, with one of the next epoch where --max_train_steps ended the run in it
+    max_train_steps: int | None = None  # of the run so far
 
     @classmethod
     def read(cls, path: Path) -> "Origin":
@@ -56,7 +58,7 @@ class Origin:
             rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
             origin = cls(path=path, rows=[_numbers(row) for row in rows], **progress)
             origin._check_kinds()
-            if len(rows) != origin.epoch:
+            if len(rows) - origin.epoch not in (0, int(origin.batch > 0)):
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return origin
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
@@ -64,7 +66,7 @@ class Origin:
 
     def _check_kinds(self) -> None:
         """Raise an error where something is not of the kind that a run writes, and would lead astray later."""
-        counts = (self.epoch, self.batch, self.update, self.num_epochs, self.skipped_in_a_row)
+        counts = [self.epoch, self.batch, self.update, self.num_epochs, self.skipped_in_a_row, self.max_train_steps or 0]
         stopping = self.early_stopping
         if (
             not all(type(count) is int and count >= 0 for count in counts)
@@ -80,7 +82,11 @@ class Origin:
         """Say whether there is nothing left to do."""
         stopping = early_stopping(config)
         stopping.load_state(self.early_stopping, self.epoch)
-        return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+        if config.max_train_steps is None:
+            return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+        # One that was stopped right after its last update has yet to be measured.
+        measured = not self.batch or len(self.rows) > self.epoch
+        return self.update >= config.max_train_steps + (not measured) or stopping.exhausted(self.epoch)
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:
@@ -184,7 +190,7 @@ def data_digest(folder: Path) -> str:
 def check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConfig, checkpoint: Path) -> None:
     """Raise a UserError where a setting is not what the checkpoint was trained with: the setting, both values, the remedy."""
     anew = "or leave --resume_from_checkpoint out to start anew"
-    defaults = {item.name: item.default for item in dataclasses.fields(config)}
+    defaults = {item.name: item.default for item in dataclasses.fields(config)} | BEFORE
     for name, value in now.items():
         was = then.get(name, defaults.get(name))
         if value == was:
@@ -207,7 +213,7 @@ def restore(run: Run, origin: Origin) -> None:
     """
     accelerator, rank, path = run.accelerator, run.accelerator.process_index, origin.path
     run.epoch, run.batch, run.update = origin.epoch, origin.batch, origin.update
-    run.folder.rows = origin.rows
+    run.folder.rows = origin.rows[: origin.epoch]
     try:
         if origin.batch > len(run.loader):
             raise ValueError(f"it is at batch {origin.batch} of {len(run.loader)}")
@@ -222,12 +228,11 @@ def restore(run: Run, origin: Origin) -> None:
             raise ValueError("the random states were not restored")
     except Exception as error:  # whatever a forged file leads to
         raise UserError(f"{path} cannot be loaded ({_reason(error)}); give another checkpoint") from error
-    if origin.num_epochs != run.config.num_epochs:
+    if run.num_updates != (origin.max_train_steps or origin.num_epochs * run.updates_per_epoch):
         follow_new_cosine(run.lr_scheduler)
-        accelerator.print(
-            f"--num_epochs is {run.config.num_epochs} and was {origin.num_epochs}:"
-            f" from here the learning rate follows the cosine of {run.config.num_epochs} epochs"
-        )
+        lengths = {name: (getattr(run.config, name), getattr(origin, name)) for name in ("num_epochs", "max_train_steps")}
+        changes = " and ".join(f"--{name} is {now} and was {was}" for name, (now, was) in lengths.items() if now != was)
+        accelerator.print(f"{changes}: from here the learning rate follows the cosine of {run.num_updates} updates")
 
 
 def follow_new_cosine(lr_scheduler: Any) -> None:

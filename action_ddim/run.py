@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.loading import make_loader, place, validate_once
+from action_ddim.loading import make_loader, place, validate_once, warn_of_shared
 from action_ddim.pipeline import ActionDDIMPipeline
+from action_ddim.pretrained import check_agreement, find_device, load_pipeline
 from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.tally import Tally
@@ -46,6 +48,7 @@ class Run:
     pipeline: ActionDDIMPipeline  # of the bare denoiser: the trained one, or under FSDP a whole copy of it
     early_stopping: EarlyStopping
     updates_per_epoch: int
+    num_updates: int  # of the whole run
     identity: dict = field(default_factory=dict)  # what must be the same to resume
     tally: Tally = field(default_factory=Tally)
     epoch: int = 0  # epochs that are complete
@@ -64,42 +67,48 @@ class Run:
         self.ema.step(self.pipeline.denoiser.parameters())
 
     @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run, the last one perhaps not to its end."""
+        return math.ceil(self.num_updates / self.updates_per_epoch)
+
+    @property
     def reconstruction(self) -> ReconstructionSettings:
         config = self.config
         return ReconstructionSettings(config.seed, config.recon_strength, config.recon_steps)
 
     @property
     def loss_settings(self) -> dict:
-        return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
+        return {name: getattr(self.config, name) for name in ("snr_gamma", "velocity_weight", "rest_weight")}
 
 
 def check_device(config: TrainConfig) -> None:
     """Raise a UserError where a device, or what only it can do, is asked for and missing."""
-    if config.device == "cuda" and not torch.cuda.is_available():
+    find_device(config.device)
+    device = device_type(config)
+    if config.device not in ("auto", device):
         raise UserError(
-            "--device is cuda, but torch finds no CUDA GPU here; use --device auto or cpu, or a CUDA build of torch"
+            f"--device is {config.device}, but the configuration of accelerate launch says use_cpu; change one of them"
         )
-    if config.device == "cuda" and not uses_cuda(config):
-        raise UserError("--device is cuda, but the configuration of accelerate launch says use_cpu; change one of them")
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by accelerate launch
-    if precision == "fp16" and not uses_cuda(config):
-        raise UserError("--mixed_precision fp16 needs a GPU; use bf16 or no")
+    if precision == "fp16" and device != "cuda":
+        raise UserError("--mixed_precision fp16 needs a GPU with CUDA; use bf16 or no")
     compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
     if config.compile and not any(shutil.which(name) for name in compilers if name):
         raise UserError("--compile needs a C++ compiler, and there is none here; install g++, or leave --compile out")
 
 
-def uses_cuda(config: TrainConfig) -> bool:
-    """Say whether the run takes a GPU: where it may, there is one, and the launcher was not told otherwise."""
-    return config.device != "cpu" and torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+def device_type(config: TrainConfig) -> str:
+    """Return what the run takes: a GPU where it may, there is one, and the launcher was not told otherwise."""
+    return "cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else find_device(config.device)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Place the run: Accelerate reads the rest from its launcher."""
-    if uses_cuda(config):
+    device = device_type(config)
+    if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where float32 is asked for
     return Accelerator(
-        cpu=not uses_cuda(config),
+        cpu=device == "cpu",  # else it takes what there is, which is one or the other
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with=[name for name in config.report_to if name != "none"] or None,
@@ -111,12 +120,35 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
 
 
+def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
+    """Load the weights that `--init_from` names, None without it.
+
+    Raises:
+        UserError: they cannot be loaded, the settings are not theirs, or the run would write over them.
+    """
+    if config.init_from is None:
+        return None
+    path = Path(config.init_from)
+    if path.exists() and Path(config.save_dir).resolve() in path.resolve().parents:
+        raise UserError(
+            f"--init_from {path} lies in --save_dir {config.save_dir}, where this run takes its place; give another --save_dir"
+        )
+    pipeline = load_pipeline(config.init_from, "cpu", "--init_from")
+    check_agreement(vars(config), {**pipeline.denoiser.config, **pipeline.scheduler.config}, config.init_from)
+    return pipeline.denoiser.state_dict()
+
+
 def build(
-    config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    train_data: ActionDataset,
+    val_data: ActionDataset,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Run:
     """Check the data's values; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
 
-    MUST be called on every rank.
+    The model starts from the weights, or without them from random ones. MUST be called on every rank.
 
     Raises:
         UserError: a value of the data breaks the contract of `actions.py`.
@@ -125,15 +157,12 @@ def build(
         validate_once(accelerator, dataset)
     data_place = place(train_data, accelerator.device, config.data_memory_gb)
     place(val_data, torch.device("cpu"), config.data_memory_gb)
+    if accelerator.is_main_process:
+        warn_of_shared(train_data, val_data)
     set_seed(config.seed)  # the same weights on every rank
-    denoiser = ActionTransformer1DModel(
-        d_model=config.d_model,
-        num_layers=config.num_layers,
-        nhead=config.nhead,
-        patch_size=config.patch_size,
-        seq_len=train_data.seq_len,
-        dropout=config.dropout,
-    )
+    denoiser = make_denoiser(config, train_data.seq_len)
+    if weights is not None:
+        load_weights(denoiser, weights)
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
     optimizer = torch.optim.AdamW(
         denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
@@ -145,8 +174,8 @@ def build(
     # The loader first, because its length on this rank sets the learning-rate schedule.
     loader = accelerator.prepare(make_loader(train_data, config, accelerator.device))
     updates_per_epoch = math.ceil(len(loader) / config.gradient_accumulation_steps)
-    total = config.num_epochs * updates_per_epoch
-    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, total // 10), total)
+    num_updates = config.max_train_steps or config.num_epochs * updates_per_epoch
+    lr_scheduler = get_cosine_schedule_with_warmup(optimizer, min(config.warmup_steps, num_updates // 10), num_updates)
     prepared, optimizer, lr_scheduler = accelerator.prepare(denoiser, optimizer, lr_scheduler)
     if config.compile:
         # Around what Accelerate prepared, which checkpoints hold: their names do not change. Shapes are fixed but for the
@@ -167,7 +196,28 @@ def build(
         pipeline=pipeline,
         early_stopping=early_stopping(config),
         updates_per_epoch=updates_per_epoch,
+        num_updates=num_updates,
     )
+
+
+def make_denoiser(config: TrainConfig, seq_len: int) -> ActionTransformer1DModel:
+    return ActionTransformer1DModel(
+        d_model=config.d_model,
+        num_layers=config.num_layers,
+        nhead=config.nhead,
+        patch_size=config.patch_size,
+        seq_len=seq_len,
+        dropout=config.dropout,
+        rest_head=config.rest_weight > 0,
+    )
+
+
+def load_weights(denoiser: ActionTransformer1DModel, weights: dict[str, torch.Tensor]) -> None:
+    """Start from weights; a rest head that only one of both has is left out, or as it begins."""
+    unfit = denoiser.load_state_dict(weights, strict=False)
+    others = [name for name in (*unfit.missing_keys, *unfit.unexpected_keys) if "write_moves" not in name]
+    if others:
+        raise UserError(f"--init_from is not a model of these settings: {others[0]} does not fit; leave the settings out")
 
 
 def early_stopping(config: TrainConfig) -> EarlyStopping:

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub import get_token
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from action_ddim import tracking
 from action_ddim.checkpoint import (
@@ -22,10 +24,12 @@ from action_ddim.checkpoint import (
     update_of,
     write_checkpoint,
 )
+from action_ddim.config import TrainConfig
 from action_ddim.ema import averaged_weights, ema_state_dict
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.interruption import REASONS, exit_code
 from action_ddim.monitoring import card_files
+from action_ddim.pretrained import load_pipeline
 from action_ddim.resume import is_own
 from action_ddim.run import Run
 from action_ddim.run_folder import RunFolder
@@ -58,6 +62,7 @@ def save_checkpoint(run: Run) -> None:
         "batch": run.batch,
         "update": run.update,
         "num_epochs": run.config.num_epochs,
+        "max_train_steps": run.config.max_train_steps,
         "skipped_in_a_row": run.tally.skipped_in_a_row,
         "early_stopping": run.early_stopping.state(),
         "wandb_run": tracking.wandb_run_id(accelerator),
@@ -119,6 +124,33 @@ def end(accelerator: Accelerator) -> None:
     """Close the trackers, and the connections between processes. MUST be called on every rank."""
     tracking.finish_trackers(accelerator)
     accelerator.end_training()
+
+
+def check_upload(config: TrainConfig) -> None:
+    """Raise a UserError where `--push_to_hub` asks for what cannot be: a name that is none, or no key to the Hub."""
+    if config.hub_model_id is None or not is_first_process():
+        return
+    try:
+        validate_repo_id(config.hub_model_id)
+    except HFValidationError as error:
+        raise UserError(f"--hub_model_id is {config.hub_model_id!r}, no name that the Hub takes; give ORG/NAME") from error
+    if get_token() is None:
+        raise UserError(
+            "--push_to_hub needs a token of the Hugging Face Hub, and there is none here; `hf auth login` asks for it"
+        )
+
+
+def upload(run: Run) -> None:
+    """Upload `pipeline/`, with its code, where that is asked for; say where it fails, and how it is done later."""
+    folder, name = str(run.folder.pipeline), run.config.hub_model_id
+    if name is None or not run.accelerator.is_main_process:
+        return
+    try:
+        print(f"uploaded: {load_pipeline(folder, 'cpu').push_to_hub(name)}")
+    except Exception as error:  # no network, no right to it, no room: errors of the Hub's client and of those below it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        later = f"ActionDDIMPipeline.from_pretrained({folder!r}).push_to_hub({name!r})"
+        print(f"warning: the model could not be uploaded ({reason}); `{later}` does it later", file=sys.stderr)
 
 
 def last_checkpoint(folder: RunFolder) -> str:

@@ -22,8 +22,8 @@ class StepCoefficients(NamedTuple):
     sqrt_alpha: float | torch.Tensor
     sqrt_one_minus_alpha: float | torch.Tensor
     sqrt_alpha_prev: float | torch.Tensor
-    one_minus_alpha_prev: float | torch.Tensor
-    sigma: float | torch.Tensor  # of equation 16 at eta = 1
+    direction: float | torch.Tensor  # sqrt(1 - alpha_(t-1) - sigma^2), which points to x_t
+    sigma: float | torch.Tensor  # of equation 16
 
 
 class ExactDDIMScheduler(DDIMScheduler):
@@ -79,28 +79,36 @@ class ExactDDIMScheduler(DDIMScheduler):
 
     def _tabulate(self, timesteps: np.ndarray) -> None:
         """Make the coefficients of all steps once, in float64, from the float32 alphas that noising uses too."""
-        alpha = self.alphas_cumprod.double().cpu()[timesteps]
+        alpha = self.alphas_cumprod.cpu().double()[timesteps]
         alpha_prev = torch.cat([alpha[1:], self.final_alpha_cumprod.double().reshape(1)])
         sigma = ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)).clamp(min=0).sqrt()
         columns = (alpha.sqrt(), (1 - alpha).sqrt(), alpha_prev.sqrt(), 1 - alpha_prev, sigma)
         table = torch.stack(columns, dim=1)
-        self._coefficients = {t: StepCoefficients(*row) for t, row in zip(timesteps.tolist(), table.tolist(), strict=True)}
+        self._rows = dict(zip(timesteps.tolist(), table.tolist(), strict=True))
         # Timesteps on a GPU index a table there, so that no step waits for the GPU. Unlisted timesteps give NaN.
         self._device_table = None
         if self.timesteps.device.type != "cpu":
-            full = torch.full((self.config.num_train_timesteps, table.shape[1]), torch.nan, dtype=torch.float64)
-            full[torch.from_numpy(timesteps)] = table
-            self._device_table = full.to(self.timesteps.device)
+            dtype = torch.float32 if self.timesteps.device.type == "mps" else torch.float64  # MPS has no float64
+            self._device_table = self._table_by_timestep().to(self.timesteps.device, dtype)
 
-    def _step_coefficients(self, timestep: int | torch.Tensor, dtype: torch.dtype) -> StepCoefficients:
+    def _table_by_timestep(self) -> torch.Tensor:
+        """Return the numbers of all steps, `(T, 5)`, NaN for timesteps that are not listed."""
+        table = torch.full((self.config.num_train_timesteps, 5), torch.nan, dtype=torch.float64)
+        table[list(self._rows)] = torch.tensor(list(self._rows.values()), dtype=torch.float64)
+        return table
+
+    def _step_coefficients(self, timestep: int | torch.Tensor, eta: float, dtype: torch.dtype) -> StepCoefficients:
         if self.num_inference_steps is None:
             raise ValueError("call set_timesteps before step")
         if isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu" and self._device_table is not None:
-            return StepCoefficients(*self._device_table.index_select(0, timestep.reshape(1))[0].to(dtype))
+            return coefficients_in_table(self._device_table, timestep, eta, dtype)
         try:
-            return self._coefficients[int(timestep)]
+            *others, one_minus_alpha_prev, sigma = self._rows[int(timestep)]
         except KeyError:
             raise ValueError(f"timestep {int(timestep)} is not one of those that set_timesteps chose") from None
+        direction = max(one_minus_alpha_prev - (eta * sigma) ** 2, 0.0) ** 0.5
+        sqrt_alpha, sqrt_one_minus_alpha, sqrt_alpha_prev = others
+        return StepCoefficients(sqrt_alpha, sqrt_one_minus_alpha, sqrt_alpha_prev, direction, eta * sigma)
 
     def step(
         self,
@@ -117,7 +125,7 @@ class ExactDDIMScheduler(DDIMScheduler):
 
         Arguments and results are those of `DDIMScheduler.step`; `timestep` is one that `set_timesteps` chose.
         """
-        c = self._step_coefficients(timestep, sample.dtype)
+        c = self._step_coefficients(timestep, eta, sample.dtype)
         prediction_type = self.config.prediction_type
         if prediction_type == "sample":
             clean, noise = model_output, (sample - c.sqrt_alpha * model_output) / c.sqrt_one_minus_alpha
@@ -134,12 +142,22 @@ class ExactDDIMScheduler(DDIMScheduler):
             clean = clean.clamp(-self.config.clip_sample_range, self.config.clip_sample_range)
         if use_clipped_model_output:
             noise = (sample - c.sqrt_alpha * clean) / c.sqrt_one_minus_alpha
-        sigma = eta * c.sigma
-        prev_sample = c.sqrt_alpha_prev * clean + (c.one_minus_alpha_prev - sigma**2) ** 0.5 * noise
+        prev_sample = c.sqrt_alpha_prev * clean + c.direction * noise
         if eta > 0:
             if variance_noise is None:
                 variance_noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-            prev_sample = prev_sample + sigma * variance_noise
+            prev_sample = prev_sample + c.sigma * variance_noise
         if not return_dict:
             return prev_sample, clean
         return DDIMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=clean)
+
+
+def coefficients_in_table(table: torch.Tensor, timestep: torch.Tensor, eta: float, dtype: torch.dtype) -> StepCoefficients:
+    """Look up the numbers of a step, or of several, where the table `(T, 5)` lies, without waiting for that device.
+
+    They are rounded to the sample's type at the end: 1 - alpha_(t-1) - sigma^2 is small beside its parts, and rounded earlier
+    it can come out below 0.
+    """
+    *others, one_minus_alpha_prev, sigma = table.index_select(0, timestep.reshape(-1)).unbind(dim=1)
+    direction = (one_minus_alpha_prev - (eta * sigma) ** 2).clamp(min=0).sqrt()
+    return StepCoefficients(*(value.to(dtype) for value in (*others, direction, eta * sigma)))

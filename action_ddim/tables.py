@@ -1,10 +1,19 @@
 """Tables of numbers, written once and shown on the terminal, in Markdown and in HTML."""
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from action_ddim.metrics import TARGETS
+
+# What Markdown reads as more than itself; an underscore between letters or digits is none of it.
+MARKDOWN = re.compile(r"[\\`*|\[\]~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text that shows as it is in a cell of a Markdown table, on one line."""
+    return MARKDOWN.sub(r"\\\g<0>", html.escape(" ".join(text.split()), quote=False))
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,9 @@ class Table:
         return "\n".join(line.rstrip() for line in (self.title, *lines, *filter(None, [self.note])))
 
     def to_markdown(self) -> str:
-        """Return the table as GitHub writes it, without title and note."""
+        """Return the table as GitHub writes it, without title and note; every cell is escaped, and on one line."""
         rows = (self.columns, ("---",) + ("---:",) * (len(self.columns) - 1), *self.rows)
-        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+        return "\n".join(f"| {' | '.join(map(escape_markdown, row))} |" for row in rows)
 
     def to_html(self) -> str:
         """Return a `<section>`; every cell is escaped, and one that says `met` or `not met` bears it as its class."""

@@ -25,9 +25,10 @@ from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.resume import Origin
-from action_ddim.run import Run, build, check_device, make_accelerator
+from action_ddim.run import Run, build, check_device, initial_weights, make_accelerator
 from action_ddim.run_folder import RunFolder
 from action_ddim.saving import (
+    check_upload,
     data_failures_rescued,
     end,
     failures_explained,
@@ -36,6 +37,7 @@ from action_ddim.saving import (
     save_pipeline,
     stop,
     threads_settled,
+    upload,
     write_failures_said,
 )
 
@@ -54,6 +56,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     folder = RunFolder(config.save_dir)
     check_device(config)
     tracking.check_trackers(config.report_to)
+    check_upload(config)
     folder.check(in_place=config.resume_from_checkpoint is not None)
     train_data, val_data = open_data(config)
     with folder.locked(), Interruption(config.max_train_time) as interruption, threads_settled(), failures_explained(folder):
@@ -64,7 +67,9 @@ def train(config: TrainConfig) -> dict[str, float]:
             accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")
             folder.rows = origin.rows
             return folder.last_metrics()
-        run = build(config, accelerator, folder, train_data, val_data)
+        # A run that goes on has its weights in the checkpoint, and no need of those that it once began with.
+        weights = None if origin else initial_weights(config)
+        run = build(config, accelerator, folder, train_data, val_data, weights)
         run.identity = identity
         start(run, len(train_data), origin)
         try:
@@ -84,7 +89,7 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
         "num_parameters": run.pipeline.denoiser.num_parameters(),
         "num_processes": accelerator.num_processes,
         "global_batch_size": config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes,
-        "num_updates": run.updates_per_epoch * config.num_epochs,
+        "num_updates": run.num_updates,
         "num_train_sequences": num_train_sequences,
         "num_val_sequences": len(run.val_data),
         "seq_len": run.val_data.seq_len,
@@ -115,6 +120,8 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
         f" x {config.gradient_accumulation_steps} accumulated x {accelerator.num_processes} processes);"
         f" lr {config.lr:g} at width {LR_BASE_WIDTH} is {config.peak_lr:g} at {config.d_model}"
     )
+    if config.init_from and not origin:
+        accelerator.print(f"the weights start from those of {config.init_from}")
 
 
 def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None) -> None:
@@ -134,13 +141,14 @@ def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None
 def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
     """Train, measure, log and save, epoch by epoch, until the last one or until nothing improves any more."""
     config, metrics = run.config, {}
-    for epoch in range(run.epoch + 1, config.num_epochs + 1):
+    for epoch in range(run.epoch + 1, run.num_epochs + 1):
         metrics = train_epoch(run, epoch, interruption)
         with data_failures_rescued(run):
             last = measure(run, epoch, metrics)
         log_epoch(run, epoch, metrics)
-        run.epoch, run.batch = epoch, 0
-        run.tally.clear()
+        if run.batch == len(run.loader):  # --max_train_steps may end a run within an epoch, from where another may go on
+            run.epoch, run.batch = epoch, 0
+            run.tally.clear()
         if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
             with data_failures_rescued(run), write_failures_said(f"the plots of epoch {epoch}"):
                 plot_epoch(run, epoch, final=False)
@@ -159,13 +167,13 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
 
 def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
     """Pass through the training data once, from the batch on that the run is at."""
-    config, accelerator, tally = run.config, run.accelerator, run.tally
+    accelerator, tally = run.accelerator, run.tally
     run.denoiser.train()
     num_sequences, started = 0, time.perf_counter()
     bar = tqdm(
-        total=run.updates_per_epoch,
+        total=min(run.updates_per_epoch, run.num_updates - (epoch - 1) * run.updates_per_epoch),
         initial=len(tally.grad_norms),
-        desc=f"epoch {epoch}/{config.num_epochs}",
+        desc=f"epoch {epoch}/{run.num_epochs}",
         leave=False,
         disable=not accelerator.is_main_process,
     )
@@ -184,7 +192,8 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
                     bar.set_postfix(loss=f"{tally.mean_loss(last=REFRESH_UPDATES):.4f}", lr=f"{lr:.2e}")
                 after_update(run, interruption)
     end_if_bad(run)
-    mean_loss = torch.tensor([tally.mean_loss()], dtype=torch.float64, device=accelerator.device)
+    device = "cpu" if accelerator.num_processes == 1 else accelerator.device  # MPS, of one process, has no float64
+    mean_loss = torch.tensor([tally.mean_loss()], dtype=torch.float64, device=device)
     if tally.skipped:
         accelerator.print(f"{tally.skipped} updates of epoch {epoch} were skipped: loss or gradient was not finite")
     seconds = time.perf_counter() - started
@@ -199,7 +208,7 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
 
 
 def batches(run: Run, epoch: int) -> Iterator[torch.Tensor]:
-    """Yield the epoch's batches `(B, L, 3)` from the one on that the run is at."""
+    """Yield the epoch's batches `(B, L, 3)` from the one on that the run is at, as far as the run goes."""
     run.loader.set_epoch(epoch)
     loader = run.accelerator.skip_first_batches(run.loader, run.batch) if run.batch else run.loader
     # A loader draws from the global generator when it begins; dropout draws from it too, and must not depend on how
@@ -209,7 +218,7 @@ def batches(run: Run, epoch: int) -> Iterator[torch.Tensor]:
     while True:
         with data_failures_rescued(run), torch.random.fork_rng(devices=[]):
             actions = next(iterator, None)
-        if actions is None:
+        if actions is None or run.update == run.num_updates:
             return
         yield actions
 
@@ -225,7 +234,8 @@ def after_update(run: Run, interruption: Interruption) -> None:
         if reason:
             stop(run, reason)
     # After the last batch, the end of the epoch sees to it.
-    if is_due(run.update, config.checkpointing_steps or 0) and run.batch < len(run.loader):
+    at_end = run.batch == len(run.loader) or run.update == run.num_updates
+    if is_due(run.update, config.checkpointing_steps or 0) and not at_end:
         save(run)
 
 
@@ -233,7 +243,7 @@ def end_if_bad(run: Run) -> None:
     """End the run after too many skipped updates in a row, or an epoch of nothing else."""
     tally = run.tally
     tally.look()
-    if tally.longest_row >= run.config.max_bad_steps or tally.skipped == run.updates_per_epoch:
+    if tally.longest_row >= run.config.max_bad_steps or tally.skipped == min(run.updates_per_epoch, run.num_updates):
         raise RunError(
             f"the loss or its gradient was not finite in {tally.longest_row} updates in a row, up to update {run.update},"
             f" which were skipped; {NAN_ADVICE}; {last_checkpoint(run.folder)}"
@@ -256,7 +266,9 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
                 grad_norm = grad_norm.full_tensor()
             # Fused AdamW leaves weights and moments as they are where this is 1, as for torch's GradScaler; no one waits.
             run.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
-        run.optimizer.step()
+        # But for the one of MPS, which does not look at it.
+        if accelerator.device.type != "mps" or grad_norm is None or grad_norm.isfinite():
+            run.optimizer.step()
         run.optimizer.zero_grad()
         if accelerator.sync_gradients:
             # Also after a skipped update, so that both are functions of the number of updates.
@@ -287,7 +299,7 @@ def measure(run: Run, epoch: int, metrics: dict[str, float]) -> bool:
     Early stopping compares the same sequences in every epoch; the metrics of the last epoch are those of all.
     """
     config, stopping = run.config, run.early_stopping
-    last = epoch == config.num_epochs
+    last = epoch == run.num_epochs
     if stopping.on or not last:
         metrics |= validate(run, validation_indices(config, len(run.val_data), everything=False))
     if stopping.on:
@@ -315,3 +327,4 @@ def finish(run: Run, saved: bool) -> None:
         )
     places = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
     run.accelerator.print("   ".join(f"{name}: {path}" for name, path in places.items() if path and path.exists()))
+    upload(run)

@@ -32,7 +32,8 @@ from action_ddim.assessment import draw_samples
 from action_ddim.errors import UserError
 from action_ddim.features import action_features
 from action_ddim.gestures import GestureConfig, generate
-from action_ddim.model_cli import load_pipeline, open_data
+from action_ddim.model_cli import open_data
+from action_ddim.pretrained import load_pipeline
 from action_ddim.realism import MAX_SEQUENCES, MIN_SEQUENCES, check_eval_packages, measure_realism
 from action_ddim.tables import Table
 

@@ -54,7 +54,7 @@ class PosteriorMean(ModelMixin, ConfigMixin):
         return (output_of(clean, sample, alpha, self.config.prediction_type),)
 
 
-def make_pipeline(prediction_type: str = "sample") -> ActionDDIMPipeline:
-    pipeline = ActionDDIMPipeline(PosteriorMean(prediction_type), make_scheduler(prediction_type))
+def make_pipeline(prediction_type: str = "sample", **changes) -> ActionDDIMPipeline:
+    pipeline = ActionDDIMPipeline(PosteriorMean(prediction_type), make_scheduler(prediction_type, **changes))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -1,6 +1,7 @@
 """A finished model measured, and the report of it, against the same things done by hand."""
 
 import base64
+import contextlib
 import html.parser
 import io
 import json
@@ -48,12 +49,25 @@ def real(tmp_path_factory) -> ActionDataset:
     return ActionDataset(folder)
 
 
+class Terminal(io.StringIO):
+    """Keeps what is shown where errors go to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture(scope="module")
-def assessed(pipeline, real):
+def assessed_on_a_terminal(pipeline, real):
     settings = AssessmentSettings(
-        num_sequences=NUM_REAL, num_samples=MIN_SEQUENCES, num_inverted=6, sample_steps=5, batch_size=64, seed=3
+        num_sequences=NUM_REAL, num_samples=MIN_SEQUENCES, num_inverted=6, sample_steps=6, batch_size=64, seed=3
     )
-    return assess(pipeline, real, settings)
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        return assess(pipeline, real, settings), terminal.getvalue()
+
+
+@pytest.fixture(scope="module")
+def assessed(assessed_on_a_terminal):
+    return assessed_on_a_terminal[0]
 
 
 def chosen(real: ActionDataset) -> np.ndarray:
@@ -185,8 +199,28 @@ def test_page_holds_every_figure_and_fetches_nothing(assessed):
 def test_table_reads_alike_in_every_form():
     table = Table("Title", ("name", "a | b"), (("<x>", "1.5"), ("longer", "22")), "note & more")
     assert table.to_text() == "Title\nname    a | b\n<x>       1.5\nlonger     22\nnote & more"
-    assert table.to_markdown() == "| name | a \\| b |\n| --- | ---: |\n| <x> | 1.5 |\n| longer | 22 |"
+    assert table.to_markdown() == "| name | a \\| b |\n| --- | ---: |\n| &lt;x&gt; | 1.5 |\n| longer | 22 |"
     assert Page(table.to_html()).cells == ["name", "a | b", "<x>", "1.5", "longer", "22"]
+
+
+def test_whatever_takes_long_shows_how_far_it_is(assessed_on_a_terminal):
+    """One batch may take minutes: a bar that counts sequences alone would stand still for as long."""
+    shown = assessed_on_a_terminal[1]
+    for bar in ("reading", "strength 0.7", "inversion, 100 steps", "drawing", "realism"):
+        assert f"{bar}: " in shown, bar
+    of_how_many = set(re.findall(r"0/(\d+) \[[^\]]*step/s", shown))
+    # Reconstructing and drawing; inverting and decoding in 10, 20, 50 and 100 steps.
+    assert of_how_many == {*("3", "5", "7", "6"), *("9", "10", "19", "20", "49", "50", "99", "100")}
+    assert re.search(r"realism:.*0/10 \[", shown)
+
+
+def test_a_pipeline_that_shows_nothing_does_so_again_afterwards(pipeline):
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        list(draw_samples(pipeline, 2, num_inference_steps=2, seed=0, batch_size=2))
+    assert "0/2" in terminal.getvalue()
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        pipeline(2, 2)
+    assert not terminal.getvalue()
 
 
 def test_evaluate_prints_writes_and_agrees_with_itself(model, real, tmp_path, capsys):

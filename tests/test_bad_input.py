@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from contextlib import suppress
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 
-from action_ddim import cli
+from action_ddim import __version__, cli
 from action_ddim.cli import generate, main, train
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
@@ -79,6 +81,16 @@ def one_line(capsys, *expected: str) -> None:
         assert text in error
 
 
+@pytest.mark.parametrize("flag", ["data_dir", "val_data_dir"])
+@pytest.mark.parametrize(
+    ("name", "fault"), [("nowhere", "is not a folder"), ("file", "is a file"), ("n" * 300, "cannot be read")]
+)
+def test_folder_that_is_none_is_named_with_its_flag(flag, name, fault, flags, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train(flags(**{flag: tmp_path / name})) == 2
+    one_line(capsys, f"--{flag} {tmp_path / name} {fault}")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_bad_data(fault, data, flags, tmp_path, capsys):
     shutil.copytree(data / "train", tmp_path / "bad")
@@ -112,6 +124,16 @@ def test_cuda_where_there_is_none(flags, capsys):
     one_line(capsys, "--device is cuda")
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this is a Mac")
+def test_gpu_of_a_mac_where_there_is_none(flags, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # or the run sets it for all that follows
+    assert train(flags(device="mps")) == 2
+    one_line(capsys, "--device is mps, but torch finds no GPU of a Mac here; use --device auto or cpu")
+    words = ["--model", model, "--num", 1, "--out", tmp_path / "a.npy", "--device", "mps"]
+    assert main(["sample", *map(str, words)]) == 2
+    one_line(capsys, "--device is mps, but torch finds no GPU of a Mac here")
+
+
 @without_gpu
 def test_half_precision_on_a_cpu(flags, capsys):
     assert train(flags(mixed_precision="fp16")) == 2
@@ -141,7 +163,7 @@ def test_mistake_that_only_another_process_meets_is_told_by_it(flags, monkeypatc
     monkeypatch.setattr(cli, "SPEAK_AFTER_S", 0)
     monkeypatch.setenv("RANK", "3")
     assert train(flags(data_dir="nowhere")) == 2
-    assert capsys.readouterr().err.startswith("error on process 3: nowhere is not a folder")
+    assert capsys.readouterr().err.startswith("error on process 3: --data_dir nowhere is not a folder")
 
 
 def test_save_dir_that_is_a_file(flags, tmp_path, capsys):
@@ -198,8 +220,73 @@ def test_generator_does_not_write_over_data(tmp_path, capsys):
     assert generate([*words, "--overwrite"]) == 0
 
 
-def test_unknown_verb_shows_the_verbs(capsys):
-    assert main(["trian"]) == 2
-    assert "train" in capsys.readouterr().err
+def test_verbs_are_shown(capsys):
+    assert main([]) == 2
+    assert "generate" in capsys.readouterr().err
     assert main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
+    assert main(["dream"]) == 2
+    one_line(capsys, "dream is not a verb; choose from train, generate")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("trian", "train"), ("--train", "train"), ("eval", "evaluate"), ("smaple", "sample")]
+)
+def test_verb_that_is_misspelled_is_told_which_is_meant(word, meant, capsys):
+    assert main([word, "--data_dir", "d"]) == 2
+    one_line(capsys, f"{word} is not a verb; did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "meant"),
+    [
+        (train, ["--epochs", "3"], "--num_epochs"),
+        (train, ["--batchsize", "3"], "--batch_size"),
+        (train, ["--num-epochs=3"], "--num_epochs"),
+        (train, ["--output_dir", "d"], "--save_dir"),
+        (train, ["--learning_rate", "1e-4"], "--lr"),
+        (train, ["--train_batch_size", "3"], "--batch_size"),
+        (train, ["--num_train_epochs", "3"], "--num_epochs"),
+        (train, ["--train_data_dir", "d"], "--data_dir"),
+        (train, ["-lr", "-1"], "--lr"),
+        (generate, ["--num_sequence", "3"], "--num_sequences"),
+        (generate, ["--output", "d"], "--output_dir"),
+        (lambda words: main(["sample", *words]), ["--num_samples", "3"], "--num"),
+        (lambda words: main(["evaluate", *words]), ["--output_dir", "d"], "--out"),
+    ],
+)
+def test_flag_by_another_name_is_told_which_is_meant(verb, words, meant, capsys):
+    """Also where argparse would first miss a flag that is required."""
+    assert verb(words) == 2
+    one_line(capsys, f"{words[0].split('=')[0]} is not a flag; did you mean {meant}?")
+
+
+def test_flag_that_is_like_none_is_said_to_be_none(flags, capsys):
+    assert train([*flags(), "--colour", "red"]) == 2
+    one_line(capsys, "--colour is not a flag; --help lists the flags")
+    assert train(flags(lr=-1)) == 2  # a number is no flag
+    one_line(capsys, "--lr is -1; give a number above 0")
+
+
+@pytest.mark.parametrize("verb", [main, train, generate, lambda words: main(["sample", *words])])
+def test_version(verb, capsys):
+    with suppress(SystemExit):
+        verb(["--version"])
+    assert capsys.readouterr().out == f"action-ddim {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"push_to_hub": True}, "--push_to_hub and --hub_model_id go together"),
+        ({"hub_model_id": "someone/strokes"}, "--push_to_hub and --hub_model_id go together"),
+        ({"push_to_hub": True, "hub_model_id": "some one"}, "--hub_model_id is 'some one', no name that the Hub takes"),
+        ({"push_to_hub": True, "hub_model_id": "someone/strokes"}, "`hf auth login`"),
+    ],
+)
+def test_upload_that_cannot_be_is_refused_before_the_first_step(changes, message, flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert train(flags(**changes)) == 2
+    one_line(capsys, message)
+    assert not (tmp_path / "run").exists()

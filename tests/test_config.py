@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 
 import pytest
@@ -102,7 +103,9 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"recon_strength": 0.0}, "--recon_strength is 0"),
         ({"recon_strength": 1.5}, "--recon_strength is 1.5"),
         ({"recon_steps": 1001}, "--recon_steps 1001 is more than --num_train_timesteps 1000"),
-        ({"device": "tpu"}, "--device is 'tpu'; choose from auto, cpu, cuda"),
+        ({"device": "tpu"}, "--device is 'tpu'; choose from auto, cpu, cuda, mps"),
+        ({"max_train_steps": 0}, "--max_train_steps is 0; give at least 1"),
+        ({"push_to_hub": True}, "--push_to_hub and --hub_model_id go together"),
         ({"report_to": ("none", "wandb")}, "--report_to none excludes"),
         ({"wandb_project": " "}, "--wandb_project is blank"),
     ],
@@ -131,3 +134,80 @@ def test_mistakes_on_the_command_line_are_one_line(words, message, capsys):
     assert error.count("\n") == 1
     assert error.startswith("error: ")
     assert message in error
+
+
+SETTINGS = {"data_dir": "train", "val_data_dir": "val", "lr": 2e-4, "seed": 3, "report_to": ["wandb", "tensorboard"]}
+FILES = {
+    "run.json": json.dumps(
+        {"action_ddim": "0.1.0", "settings": {**SETTINGS, "seq_len": None, "compile": True}, "run": {"a": 1}}
+    ),
+    "flat.json": json.dumps({**SETTINGS, "compile": True}),
+    # As a person writes it: YAML 1.1 would take 2e-4 for a text, and no for False.
+    "flat.yaml": "data_dir: train\nval_data_dir: val\nlr: 2e-4  # a comment\nseed: 3\nreport_to: [wandb, tensorboard]\n"
+    "compile: True\nmixed_precision: no\nseq_len: null\nsnr_gamma: ~\n",
+    "run.yaml": "settings:\n  data_dir: train\n  val_data_dir: val\n  lr: 0.0002\n  seed: 3\n  compile: true\n"
+    "  report_to:\n  - wandb\n  - tensorboard\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_settings_come_from_a_file_and_flags_override_it(name, tmp_path):
+    (tmp_path / name).write_text(FILES[name])
+    words = ["--config", str(tmp_path / name)]
+    expected = config(lr=2e-4, seed=3, report_to=("wandb", "tensorboard"), compile=True)
+    precision = "no" if name == "flat.yaml" else None
+    assert parse_train_config(words) == dataclasses.replace(expected, mixed_precision=precision)
+    flags = ["--seed", "4", "--no-compile", "--report_to", "none", "--data_dir", "other", "--mixed_precision", "bf16"]
+    expected = config(data_dir="other", lr=2e-4, seed=4, report_to=("none",), mixed_precision="bf16")
+    assert parse_train_config([*words, *flags]) == parse_train_config([*flags, *words]) == expected
+
+
+def test_what_a_run_records_is_its_configuration(tmp_path):
+    """Every field, at a value that is not its default, some of which YAML would read as another type."""
+    changed = {
+        item.name: {int: 8, float: 0.25, bool: True, str: "no"}.get(item.type, 7)
+        for item in dataclasses.fields(TrainConfig)
+        if item.metadata["choices"] is None and item.type in (int, float, bool, str)
+    }
+    changed |= {
+        "hub_model_id": "someone/1e3",
+        "snr_gamma": 1e-7,
+        "save_dir": "-\N{FLOPPY DISK}",
+        "device": "cpu",
+        "d_model": 16,
+    }
+    expected = TrainConfig(**changed)
+    (tmp_path / "config.json").write_text(json.dumps({"settings": dataclasses.asdict(expected)}))
+    assert parse_train_config(["--config", str(tmp_path / "config.json")]) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("d_modle: 64", "{}: there is no setting d_modle; did you mean d_model?"),
+        ("colour: red", "{}: there is no setting colour; leave it out"),
+        ("d_model: 64.5", "{}: argument --d_model: invalid int value: '64.5'"),
+        ("d_model: [64]", "{}: d_model is ['64']; give one value"),
+        ("d_model: {a: 1}", "{}: d_model is {{'a': '1'}}; give one value"),
+        ('{"save_dir": true}', "{}: save_dir is True; give one value"),
+        ("lr: fast", "{}: argument --lr: invalid float value: 'fast'"),
+        ("device: tpu", "{}: argument --device: invalid choice: 'tpu'"),
+        ("compile: maybe", "{}: compile is 'maybe'; give true or false"),
+        ("val_data_dir: val\nd_model: 15", "--d_model 15 is not divisible by --nhead 4"),
+        ("- d_model", "{} cannot be read (it holds no settings by name)"),
+        ("settings: 3", "{} cannot be read (it holds no settings by name)"),
+        ("", "{} cannot be read (it holds no settings by name)"),
+        ("a: [", "{} cannot be read (while parsing"),
+        ("\udcff", "{} cannot be read ('utf-8' codec can't decode"),
+        (None, "{} cannot be read ([Errno 2] No such file or directory"),
+        ("seed: 1", "the following arguments are required: --val_data_dir"),
+    ],
+)
+def test_mistakes_in_the_file_are_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "settings.yaml"
+    if text is not None:
+        path.write_bytes(text.encode(errors="surrogateescape"))
+    assert train(["--config", str(path), "--data_dir", "train"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message.format(f"--config {path}") in error

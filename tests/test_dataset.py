@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from action_ddim import dataset as dataset_module
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunError, UserError
+from action_ddim.gestures import GestureConfig, write_dataset
 
 L = 10
 
@@ -220,9 +221,88 @@ def test_missing_folder_is_named(tmp_path):
         ActionDataset(tmp_path / "nowhere")
 
 
-def test_folder_without_data_is_told_how_to_get_some(tmp_path):
-    np.save(tmp_path / "other.npy", np.zeros((L, 3)))
+@pytest.mark.parametrize("hidden", [(), (".checked.json", ".DS_Store")])
+def test_empty_folder_is_told_how_to_get_data(tmp_path, hidden):
+    for name in hidden:
+        (tmp_path / name).touch()
     with pytest.raises(UserError, match=re.escape(f"{tmp_path} holds no *_actions.npy") + ".*generate_click_dataset"):
+        ActionDataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["b.csv", "a.csv", "notes.txt"], r"2 \.csv, 1 \.txt \(a\.csv\)"),
+        (["ada.npy"], r"1 \.npy \(ada\.npy\)"),
+        (["actions.npz", "info.json", "log"], r"1 \.npz, 1 \.json, 1 nameless"),
+        (["ada/one.csv", "bob/two.csv"], r"2 folders \(ada\)"),
+    ],
+)
+def test_recordings_in_other_forms_are_said_and_never_generated_among(tmp_path, names, said):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"holds no \*_actions\.npy, but {said}.*rows of x, y, press") as caught:
+        ActionDataset(tmp_path)
+    assert "generate" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_above_the_data_is_told_which_to_name(tmp_path):
+    for name in ("val", "train"):
+        (tmp_path / name).mkdir()
+        write_files(tmp_path / name, 2)
+    with pytest.raises(UserError, match=re.escape(f"but {tmp_path / 'train'} does; name that one")):
+        ActionDataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "stated", "seq_len", "remedies"),
+    [
+        (800, None, None, ["but of 100, 200, 400", "sequence_length in D", "--seq_len", "restore"]),
+        (801, None, None, ["250 steps a sequence;", "sequence_length in D", "--seq_len", "restore"]),
+        (800, 7, None, ["but of 100", "correct what D says", "restore"]),
+        (800, None, 7, ["but of 100", "sequence_length in D", "--seq_len", "restore"]),
+    ],
+)
+def test_rows_that_do_not_divide_are_told_the_likely_cures_in_order(tmp_path, rows, stated, seq_len, remedies):
+    np.save(tmp_path / "a_actions.npy", np.zeros((rows, 3)))
+    if stated:
+        (tmp_path / "dataset.json").write_text(json.dumps({"sequence_length": stated}))
+    with pytest.raises(UserError) as caught:
+        ActionDataset(tmp_path, seq_len)
+    message = str(caught.value).replace(str(tmp_path / "dataset.json"), "D")
+    places = [message.find(remedy) for remedy in remedies]
+    assert min(places) >= 0, message
+    assert places == sorted(places), message
+    assert ("--seq_len" in message) == ("--seq_len" in remedies)
+
+
+def test_keys_that_mean_nothing_are_named_and_kept(tmp_path, capsys):
+    write_files(tmp_path, 2)
+    (tmp_path / "dataset.json").write_text(json.dumps({"sequence_length": L, "rate_hz": 125, "device": "pen", "length\n": 3}))
+    assert ActionDataset(tmp_path).seq_len == L
+    error = capsys.readouterr().err
+    assert error.startswith(f"{tmp_path / 'dataset.json'}: 'device', 'length\\n' mean nothing here")
+    assert error.count("\n") == 1
+
+
+def test_keys_that_are_documented_or_generated_pass_in_silence(tmp_path, capsys):
+    write_dataset(GestureConfig(2, sequence_length=L), tmp_path)
+    info = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**info, "rate_hz": 125}))
+    capsys.readouterr()
+    ActionDataset(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "key", ["sequence_lenght", "seq_len", "sequenceLength", "Sequence_Length", "sequence length", "seq_length"]
+)
+def test_length_under_a_misspelled_key_is_not_passed_over(tmp_path, key):
+    np.save(tmp_path / "a_actions.npy", np.zeros((500, 3)))  # which 250 divides
+    (tmp_path / "dataset.json").write_text(json.dumps({key: 125}))
+    with pytest.raises(UserError, match=rf"dataset\.json says '{key}'; did you mean sequence_length"):
         ActionDataset(tmp_path)
 
 

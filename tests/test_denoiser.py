@@ -39,6 +39,15 @@ def test_tuple_is_the_sample():
     assert torch.equal(model(sample, 7, return_dict=False)[0], model(sample, 7).sample)
 
 
+@pytest.mark.parametrize("seq_len", [1, 19, 20])
+def test_rest_head_says_of_each_step_whether_it_moves(seq_len):
+    model, sample = awake(seq_len=seq_len, rest_head=True), torch.randn(3, seq_len, 3)
+    output = model(sample, 7)
+    assert output.move_logits.shape == (3, seq_len - 1, 2)
+    assert [values.shape for values in model(sample, 7, return_dict=False)] == [sample.shape, (3, seq_len - 1, 2)]
+    assert awake(seq_len=seq_len)(sample, 7).move_logits is None
+
+
 def test_patches_read_and_write_their_neighbours():
     """Without attention's reach (no blocks), a step moves the outputs of its own patch, and of two on either side."""
     model, sample = awake(num_layers=0, seq_len=28), torch.zeros(1, 28, 3)

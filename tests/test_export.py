@@ -1,6 +1,7 @@
 """The self-contained form: a folder that loads where this package is not installed."""
 
 import json
+import re
 from pathlib import Path
 
 import diffusers.utils.hub_utils
@@ -13,9 +14,11 @@ from huggingface_hub import RepoUrl
 import action_ddim.export
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.masks import build_mask
+from action_ddim.model_card import model_card
 
 from .conftest import SEQ_LEN
 from .gaussian import make_scheduler
+from .test_model_card import CONFIG
 
 # As where it is not installed, in whichever way it is installed here.
 WITHOUT_THE_PACKAGE = """
@@ -64,14 +67,6 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def contents(folder: Path) -> dict:
-    """The files, but for where diffusers notes that a pipeline was loaded from."""
-    found: dict = files(folder)
-    for name in [name for name in found if name.endswith(".json")]:
-        found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "_name_or_path"}
-    return found
-
-
 @pytest.mark.slow
 def test_exported_folder_loads_without_the_package_and_exports_itself_again(pipeline, tmp_path, python):
     known, mask = np.random.default_rng(0).random((SEQ_LEN, 3), dtype=np.float32), build_mask(SEQ_LEN, prefix=4, end=True)
@@ -95,7 +90,7 @@ def test_exported_folder_loads_without_the_package_and_exports_itself_again(pipe
     script = f"{WITHOUT_THE_PACKAGE}{LOAD}\npipeline.export('again')\n"
     result = python("-I", "-c", script, *arguments, **settings)
     assert result.returncode == 0, result.stderr
-    assert contents(elsewhere / "again") == contents(tmp_path / "exported")
+    assert files(elsewhere / "again") == files(tmp_path / "exported")
     settings["HF_MODULES_CACHE"] = str(tmp_path / "other modules")
     result = python("-I", "-c", WITHOUT_THE_PACKAGE + LOAD, elsewhere / "again", tmp_path / "expected.npz", **settings)
     assert result.returncode == 0, result.stderr
@@ -136,7 +131,58 @@ def test_folder_that_holds_something_is_refused(pipeline, tmp_path):
     assert list(files(tmp_path)) == ["note.txt"]
 
 
-def test_what_is_pushed_to_the_hub_is_the_exported_folder(pipeline, tmp_path, monkeypatch):
+@pytest.fixture
+def with_card(pipeline, tmp_path, monkeypatch) -> ActionDDIMPipeline:
+    """The pipeline as it is loaded from a folder with a card and a figure, as a run leaves it."""
+    monkeypatch.chdir(tmp_path)
+    pipeline.save_pretrained("loaded")
+    (tmp_path / "loaded" / "README.md").write_text(model_card(CONFIG, {}, {}, has_figure=True))
+    (tmp_path / "loaded" / "reconstructions.png").write_bytes(b"PNG")
+    return ActionDDIMPipeline.from_pretrained("loaded")
+
+
+def code_of(card: str) -> str:
+    return re.search("```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+def test_card_and_figure_go_with_the_model_and_say_how_it_loads(with_card, tmp_path):
+    with_card.export(tmp_path / "exported")
+    exported, original = files(tmp_path / "exported"), files(tmp_path / "loaded")
+    assert exported["reconstructions.png"] == b"PNG"
+    card = exported["README.md"].decode()
+    pipeline = 'DiffusionPipeline.from_pretrained("path/to/this/folder", trust_remote_code=True)'
+    assert f"from diffusers import DiffusionPipeline\n\npipeline = {pipeline}\n" in code_of(card)
+    assert "action_ddim" not in code_of(card)
+    assert card.replace(code_of(card), "") == original["README.md"].decode().replace(
+        code_of(original["README.md"].decode()), ""
+    )
+    assert not any(b"_name_or_path" in content for name, content in exported.items() if name.endswith(".json"))
+
+
+@pytest.mark.slow
+def test_code_of_an_exported_card_runs_where_the_package_is_not_installed(with_card, tmp_path, python):
+    with_card.export(tmp_path / "exported")
+    code = code_of((tmp_path / "exported" / "README.md").read_text()).replace("path/to/this/folder", str(tmp_path / "exported"))
+    settings = {"PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    script = f"{WITHOUT_THE_PACKAGE}\n{code}\nassert actions.shape == (10, {SEQ_LEN}, 3)"
+    result = python("-I", "-c", script, **settings)
+    assert result.returncode == 0, result.stderr
+
+
+def test_card_that_somebody_wrote_is_left_as_it_is(with_card, tmp_path):
+    (tmp_path / "loaded" / "README.md").write_bytes("# Eigene Gesten: naïve\n".encode("latin-1"))
+    (tmp_path / "loaded" / "reconstructions.png").unlink()
+    with_card.export(tmp_path / "exported")
+    assert files(tmp_path / "exported")["README.md"] == "# Eigene Gesten: naïve\n".encode("latin-1")
+    assert "reconstructions.png" not in files(tmp_path / "exported")
+
+
+def test_pipeline_of_no_folder_has_no_card(pipeline, tmp_path):
+    pipeline.export(tmp_path / "exported")
+    assert "README.md" not in files(tmp_path / "exported")
+
+
+def test_what_is_pushed_to_the_hub_is_the_exported_folder(with_card, tmp_path, monkeypatch):
     calls = []
 
     def create_repo(repo_id, **settings):
@@ -149,11 +195,15 @@ def test_what_is_pushed_to_the_hub_is_the_exported_folder(pipeline, tmp_path, mo
 
     monkeypatch.setattr(action_ddim.export, "create_repo", create_repo)
     monkeypatch.setattr(diffusers.utils.hub_utils, "upload_folder", upload_folder)
-    pipeline.export(tmp_path / "exported")
-    address = pipeline.push_to_hub("someone/strokes", commit_message="First", private=True, token="secret")
+    with_card.export(tmp_path / "exported")
+    address = with_card.push_to_hub("someone/strokes", commit_message="First", private=True, token="secret")
     assert address == "https://huggingface.co/commit"
     (created, creation), (uploaded, upload, content) = calls
     assert (created, uploaded) == ("someone/strokes", "someone/strokes")
     assert creation == {"private": True, "token": "secret", "exist_ok": True}
     assert (upload["commit_message"], upload["token"], upload["create_pr"]) == ("First", "secret", False)
-    assert content == files(tmp_path / "exported")
+    exported = files(tmp_path / "exported")
+    assert {"README.md", "reconstructions.png", "pipeline.py"} <= set(content)
+    card = exported.pop("README.md").decode()
+    assert content.pop("README.md").decode() == card.replace("path/to/this/folder", "someone/strokes")
+    assert content == exported

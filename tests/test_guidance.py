@@ -33,7 +33,7 @@ def guided_clean(prediction_type: str, timestep: int, cost, scale: float, known:
         return denoiser(noisy, timestep)
 
     plain = predict_clean(denoise(sample)[0], sample, alpha, prediction_type)
-    output = guide(denoise, sample, cost, scale, alpha, prediction_type, known)
+    (output,) = guide(denoise, sample, cost, scale, alpha, prediction_type, known)
     assert not output.requires_grad
     return plain, predict_clean(output, sample, alpha, prediction_type), alpha
 

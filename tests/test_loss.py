@@ -29,6 +29,29 @@ def make_scheduler(prediction_type, **changes):
     return DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, **changes)
 
 
+def test_rest_weight_adds_the_cross_entropy_of_what_moves():
+    class Resting(FixedDenoiser):
+        def forward(self, sample, timestep, return_dict=True):
+            return self.function(sample), logits
+
+    sample, noise = draw_batch()
+    sample[:, 3:6, 0] = sample[:, 3:4, 0]
+    logits = torch.randn(len(sample), 9, 2, generator=torch.Generator().manual_seed(1))
+    settings = {
+        "scheduler": make_scheduler("sample"),
+        "sample": sample,
+        "noise": noise,
+        "timesteps": TIMESTEPS,
+        "snr_gamma": 5.0,
+    }
+    plain, loss = (diffusion_loss(Resting(torch.tanh), **settings, rest_weight=weight) for weight in (0, 0.3))
+    probability = 1 / (1 + np.exp(-logits.double().numpy()))
+    moving = np.ones((len(sample), 9, 2), dtype=bool)
+    moving[:, 3:5, 0] = False
+    entropy = -np.log(np.where(moving, probability, 1 - probability)).mean(axis=(1, 2))
+    np.testing.assert_allclose((loss - plain).numpy(), 0.3 * entropy, rtol=1e-4)
+
+
 def draw_batch():
     generator = torch.Generator().manual_seed(0)
     sample = torch.rand(len(TIMESTEPS), 10, 3, generator=generator) * 2 - 1

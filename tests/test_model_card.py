@@ -1,9 +1,13 @@
+import html
+import re
+
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from action_ddim.export import FIGURE_NAME
 from action_ddim.metrics import TARGETS, reconstruction_metrics
-from action_ddim.model_card import FIGURE_NAME, model_card
+from action_ddim.model_card import model_card
 
 SETTINGS = {
     "data_dir": "/home/ada/secret",
@@ -55,6 +59,22 @@ def test_card_says_what_the_model_is_for_and_how_it_was_made(row):
     assert f"({FIGURE_NAME})" in text
     assert "| temporal_iou |" in text
     assert "torch 2.13.0" in text
+
+
+def test_values_of_dataset_json_are_shown_as_they_are(row):
+    """Read by another's hand: python-markdown, which comes with tensorboard."""
+    markdown = pytest.importorskip("markdown")
+    data = {
+        "source": "line\n\n# heading\n| a | b |",
+        "device": "<script>alert(1)</script> <img src=x> &lt; a & b",
+        "of `whom`": "`code` [link](https://example.com) ![image](x.png) \\",
+        "note": "**bold** *slanted* __bold__ _slanted_ a_b",
+    }
+    shown = markdown.markdown(model_card(CONFIG, row, data, has_figure=False), extensions=["tables"])
+    section = shown[shown.index("<h2>Data") : shown.index("<h2>Metrics")]
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", section, re.DOTALL)
+    assert [html.unescape(cell) for cell in cells] == [" ".join(text.split()) for item in data.items() for text in item]
+    assert not re.search("<(?!/?(h2|p|table|thead|tbody|tr|th|td)[ >])", section)
 
 
 def test_card_tells_no_folder_and_no_empty_flag(row):

@@ -1,7 +1,10 @@
 """`action-ddim evaluate`, `sample`, `reconstruct` and `export` as users call them, and each of their mistakes in one line."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from action_ddim.cli import main
 from action_ddim.dataset import ActionDataset
 from action_ddim.evaluation import reconstruction_generators
 from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.model_cli import open_data
 
-from .conftest import SEQ_LEN
+from .conftest import SEQ_LEN, wait_for
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 
@@ -107,6 +111,70 @@ def test_nothing_is_replaced_unasked(model, tmp_path, capsys):
     assert (tmp_path / "a.npy").read_bytes() != before
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 24 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", folder]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a disk that is soon full")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def limited_folder(tmp_path):
+    """A folder to which no file may be written that is larger than 2 kB."""
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("disk", "limit", "reason"),
+    [("small_disk", "resource.RLIM_INFINITY", "No space left"), ("limited_folder", "2000", "File too large")],
+    ids=["full disk", "limit on files"],
+)
+def test_full_disk_is_one_line_and_leaves_nothing(disk, limit, reason, request, model, tmp_path, python):
+    folder = request.getfixturevalue(disk)
+    np.save(tmp_path / "in.npy", np.zeros((500 * SEQ_LEN, 3)))
+    verbs = [
+        ("sample", "--num", 500, "--num_inference_steps", 1, "--batch_size", 50, "--out", folder / "drawn.npy"),
+        ("reconstruct", "--input", tmp_path / "in.npy", "--num_inference_steps", 2, "--out", folder / "clean.npy"),
+        ("export", "--out", folder / "exported"),
+        ("sample", "--num", 1, "--num_inference_steps", 1, "--out", tmp_path / "a.npy", "--plot", folder / "plot.png"),
+    ]
+    script = f"""
+import json, resource, sys
+from action_ddim.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+sys.exit({{main(words) for words in json.loads(sys.argv[1])}} != {{2}})
+"""
+    words = [[str(word) for word in (verb, "--model", model, *rest)] for verb, *rest in verbs]
+    result = python("-c", script, json.dumps(words))
+    assert result.returncode == 0, result.stderr
+    lines = [
+        line for line in result.stderr.splitlines() if "font_manager" not in line
+    ]  # matplotlib's cache meets the limit too
+    for words, line in zip(verbs, lines, strict=True):
+        assert line.startswith(f"error: {words[-2]} {words[-1]} cannot be written: ")
+        assert reason in line
+    assert not list(folder.rglob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_drawing_that_is_ended_leaves_nothing(number, model, start, tmp_path):
+    words = ("--model", model, "--num", 10**6, "--num_inference_steps", 1, "--out", tmp_path / "new" / "drawn.npy")
+    process = start("-m", "action_ddim", "sample", *words)
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob("new/.*.partial")), process)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert "Traceback" not in process.output()
+    assert not list((tmp_path / "new").iterdir())
+
+
 def drop_tensor(folder):
     weights = load_file(folder / WEIGHTS)
     weights.pop("patch_in.proj.weight")
@@ -179,8 +247,12 @@ def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
         (("reconstruct", "--input", "odd.npy", "--out", "a.npy"), "has 41 rows"),
         (("reconstruct", "--input", "text.npy", "--out", "a.npy"), "cannot be read"),
         (("evaluate", "--data_dir", "longer", "--recon_steps", 101), "--recon_steps is 101"),
-        (("evaluate", "--data_dir", "nowhere"), "nowhere is not a folder"),
+        (("evaluate", "--data_dir", "nowhere"), "--data_dir nowhere is not a folder"),
         (("evaluate", "--data_dir", "longer"), "longer holds sequences of 30 steps"),
+        (
+            ("evaluate", "--data_dir", "unsaid"),
+            "20 steps a sequence; give their length as sequence_length in",
+        ),
         (("evaluate", "--data_dir", "longer", "--num_samples", 0), "--num_samples is 0"),
         (("evaluate", "--data_dir", "longer", "--out", "report"), "report.html exists"),
         (("export", "--out", "report"), "--out report is not empty; name a new folder"),
@@ -201,11 +273,19 @@ def test_mistakes_are_one_line(words, message, model, tmp_path, monkeypatch, cap
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").touch()
     write_dataset(GestureConfig(2, sequence_length=30), "longer")
+    write_dataset(GestureConfig(1, sequence_length=30), "unsaid")
+    (tmp_path / "unsaid" / "dataset.json").unlink()
     capsys.readouterr()
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert call(words[0], "--model", model, *words[1:]) == 2
     one_line(capsys, message)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_description_without_a_length_leaves_it_to_the_model(data, tmp_path):
+    shutil.copytree(data / "val", tmp_path / "val")
+    (tmp_path / "val" / "dataset.json").write_text(json.dumps({"rate_hz": 100}))
+    assert len(open_data(str(tmp_path / "val"), "model", SEQ_LEN)) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")

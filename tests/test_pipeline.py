@@ -153,6 +153,10 @@ def test_tuple_is_the_actions(pipeline):
         (lambda p: p(1, output_type="pil"), "output_type is 'pil'"),
         (lambda p: p(2, generator=[seeded()]), "1 generators were given for 2"),
         (lambda p: p(latents=torch.zeros(1, SEQ_LEN + 1, 3)), "latents have the shape"),
+        (
+            lambda p: p(latents=torch.zeros(2, SEQ_LEN, 3), eta=1, generator=[seeded(), seeded(), seeded()]),
+            "3 generators were given for 2",
+        ),
         (lambda p: p.reconstruct(np.zeros((SEQ_LEN, 3))), "actions have the shape"),
         (lambda p: p.reconstruct(np.zeros((0, SEQ_LEN, 3))), "actions have the shape"),
         (lambda p: p.reconstruct(np.full((1, SEQ_LEN, 3), np.nan)), "actions hold"),

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from action_ddim.checkpoint import list_checkpoints
 from action_ddim.cli import train as train_verb
-from action_ddim.errors import RunStopped
+from action_ddim.config import TrainConfig
+from action_ddim.errors import RunStopped, UserError
 from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.resume import data_digest
+from action_ddim.resume import check_identity, data_digest
 
 from .conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
 from .faults import after_steps
@@ -148,6 +150,36 @@ def test_finished_run_says_so_and_is_left_alone(run, flags, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
 
 
+@pytest.mark.parametrize("stops", [(1, 2), (3, 6, 7), (6, 8)])
+def test_run_of_so_many_steps_goes_on_to_the_same_end(run, run_until, stops):
+    """Of 8 updates, two into the second epoch; stopped last right before its end, and right after its last update."""
+    settings = {**SETTINGS, "max_train_steps": 8}
+    whole = run("whole", **settings)
+    for update in stops:
+        run_until(update, max_train_steps=8, resume_from_checkpoint="latest")
+    folder = run(resume_from_checkpoint="latest", **settings)
+    assert state(folder / "checkpoint-000008") == state(whole / "checkpoint-000008")
+    assert timeless(folder) == timeless(whole)
+    assert [row["update"] for row in rows(folder)] == ["6", "8"]
+
+
+def test_run_that_its_steps_ended_is_finished_and_goes_on_within_its_epoch_where_they_are_more(run, flags, capsys):
+    folder = run(**SETTINGS, max_train_steps=8)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    for steps in (8, 7, 6):
+        reset_accelerator()
+        assert train_verb(flags(resume_from_checkpoint="latest", max_train_steps=steps, **SETTINGS)) == 0
+        assert "is finished" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+    # To the end of the epoch in which it was ended: each sequence of it is seen once, and its row is there once.
+    folder = run(resume_from_checkpoint="latest", **SETTINGS)
+    message = "--max_train_steps is None and was 8: from here the learning rate follows the cosine of 12 updates"
+    assert message in capsys.readouterr().out
+    assert [row["update"] for row in rows(folder)] == ["6", "12"]
+    progress = json.loads((folder / "checkpoint-000012" / "progress.json").read_text())
+    assert (progress["epoch"], progress["batch"], progress["update"]) == (2, 0, 12)
+
+
 def test_more_epochs_follow_the_cosine_of_the_new_length(run, run_until, capsys):
     run_until(7)
     used = []
@@ -237,3 +269,10 @@ def test_killed_on_two_processes_and_resumed_it_is_the_run_that_never_stopped(la
     alone = python(TRAINER, *flags(save_dir=killed, resume_from_checkpoint="latest", **settings))
     assert alone.returncode == 2
     assert "--num_processes is 1, but" in alone.stderr
+
+
+def test_a_checkpoint_from_before_there_was_a_rest_head_goes_on_without():
+    config = TrainConfig(data_dir="train", val_data_dir="val")
+    with pytest.raises(UserError, match=r"--rest_weight is 0.1, but .* was trained with 0.0; give --rest_weight 0.0, or leave"):
+        check_identity({"rest_weight": 0.1}, {}, config, Path("checkpoint-000006"))
+    check_identity({"rest_weight": 0.0}, {}, config, Path("checkpoint-000006"))

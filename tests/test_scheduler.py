@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from action_ddim.scheduler import ExactDDIMScheduler
+from action_ddim.scheduler import ExactDDIMScheduler, coefficients_in_table
 
 SPACINGS = ("trailing", "leading", "linspace")
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
@@ -144,6 +144,26 @@ def test_noise_at_eta_one_is_that_of_equation_16():
         )
         sigma = np.sqrt((1 - alpha_prev) / (1 - alpha)) * np.sqrt(1 - alpha / alpha_prev)
         np.testing.assert_allclose((with_noise - without).numpy(), sigma, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_numbers_looked_up_as_on_a_gpu_are_exact_for_every_number_of_steps(dtype, eta):
+    """At eta = 1, 1 - alpha' - sigma^2 nearly cancels; multiplied out it is (1 - alpha')^2 alpha / (alpha' (1 - alpha))."""
+    scheduler = make_scheduler()
+    all_alphas = scheduler.alphas_cumprod.double().numpy()
+    for num_steps in range(1, 1001):
+        scheduler.set_timesteps(num_steps)
+        alpha = all_alphas[scheduler.timesteps.numpy()]
+        alpha_prev = np.append(alpha[1:], 1.0)
+        share = alpha / (alpha_prev * (1 - alpha)) if eta else 1 / np.maximum(1 - alpha_prev, 1e-300)
+        exact = [alpha**0.5, (1 - alpha) ** 0.5, alpha_prev**0.5, (1 - alpha_prev) * share**0.5]
+        exact.append(eta * ((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)) ** 0.5)
+        found = coefficients_in_table(scheduler._table_by_timestep(), scheduler.timesteps, eta, dtype)
+        for value, expected in zip(found, exact, strict=True):
+            assert value.dtype == dtype
+            atol = torch.finfo(dtype).smallest_normal
+            np.testing.assert_allclose(value.double().numpy(), expected, rtol=torch.finfo(dtype).eps, atol=atol)
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-from action_ddim import ExactDDIMScheduler
+from action_ddim import ActionDDIMPipeline, ExactDDIMScheduler
 
 from . import gaussian
 from .test_pipeline import GOAL, SEQ_LEN, oracle_pipeline, seeded
@@ -30,6 +30,30 @@ def test_every_solver_reconstructs(oracle_pipeline, solver, strength):
     actions = np.zeros((2, SEQ_LEN, 3), np.float32)
     cleaned = oracle_pipeline.reconstruct(actions, strength, 10, generator=seeded(), output_type="pt").actions
     torch.testing.assert_close(cleaned, torch.full((2, SEQ_LEN, 3), (GOAL + 1) / 2), rtol=0, atol=1e-5)
+
+
+class Watched(gaussian.PosteriorMean):
+    """Remembers what it was asked."""
+
+    def forward(self, sample, timestep, return_dict=True):
+        self.__dict__.setdefault("asked", []).append((sample, int(timestep)))
+        return super().forward(sample, timestep, return_dict)
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5])
+@pytest.mark.parametrize("spacing", [{"use_karras_sigmas": True}, {"timestep_spacing": "leading"}, {}], ids=str)
+@every_solver
+def test_reconstruction_starts_at_the_strength_that_is_asked_for_whatever_the_spacing(solver, spacing, strength):
+    pipeline = ActionDDIMPipeline(Watched(), solver.from_config(gaussian.make_scheduler().config, **spacing))
+    pipeline.set_progress_bar_config(disable=True)
+    actions = gaussian.draw_actions(3)
+    pipeline.reconstruct(actions, strength, 10, generator=seeded())
+    sample, timestep = pipeline.denoiser.asked[0]
+    alpha_bar = pipeline.scheduler.alphas_cumprod[round(1000 * strength) - 1].double()
+    noise = torch.randn(sample.shape, dtype=torch.float64, generator=seeded())
+    expected = alpha_bar.sqrt() * torch.from_numpy(2 * actions - 1) + (1 - alpha_bar).sqrt() * noise
+    torch.testing.assert_close(sample, expected, rtol=0, atol=1e-5)
+    assert timestep == pytest.approx(1000 * strength - 1, abs=1)  # solvers round what sigmas say
 
 
 @pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, UniPCMultistepScheduler])

@@ -13,11 +13,11 @@ FLOORS = [
     {"errors", "durable", "early_stopping", "ema", "tally"},
     {"actions"},
     {"filling", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness", "masks", "pipeline_output"},
-    {"guidance", "export", "metrics", "realism", "action_file", "check_record", "sampler", "arguments"},
+    {"denoising", "guidance", "rests", "export", "metrics", "realism", "action_file", "check_record", "sampler"},
     {"inversion"},
     {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking", "interruption"},
-    {"evaluation", "model_card", "run_folder", "loading", "outputs", "path_plots"},
-    {"run", "assessment"},
+    {"evaluation", "model_card", "run_folder", "loading", "outputs", "path_plots", "pretrained"},
+    {"run", "assessment", "arguments"},
     {"monitoring", "report", "resume"},
     {"saving"},
     {"training", "model_cli"},
@@ -74,7 +74,18 @@ def test_libraries_stay_in_their_rooms(library, rooms):
 
 def test_modules_that_travel_with_the_weights_need_no_others():
     """What lies beside exported weights imports torch, numpy, diffusers, its Hub, the standard library, and each other."""
-    travelling = {"actions", "denoiser", "export", "filling", "guidance", "inversion", "pipeline", "scheduler"}
+    travelling = {
+        "actions",
+        "denoiser",
+        "denoising",
+        "export",
+        "filling",
+        "guidance",
+        "inversion",
+        "pipeline",
+        "rests",
+        "scheduler",
+    }
     travelling |= {"pipeline_output"}
     allowed = {"torch", "numpy", "diffusers", "huggingface_hub", "action_ddim", *sys.stdlib_module_names}
     for name in travelling:

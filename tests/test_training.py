@@ -2,15 +2,20 @@
 
 import json
 import math
+import re
 import shutil
+from pathlib import Path
 
+import diffusers.utils.hub_utils
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from action_ddim import ActionDDIMPipeline
+import action_ddim.export
+from action_ddim import ActionDDIMPipeline, loading
 from action_ddim import dataset as dataset_module
 from action_ddim.arguments import parse_train_config
 from action_ddim.dataset import ActionDataset
@@ -18,7 +23,7 @@ from action_ddim.errors import RunError
 from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data
+from action_ddim.loading import open_data, warn_of_shared
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
@@ -119,6 +124,35 @@ def test_learning_rate_follows_warm_up_and_cosine_to_zero(run):
     np.testing.assert_allclose([float(row["train/lr"]) for row in table], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 4, 7])
+def test_max_train_steps_ends_the_run_after_so_many_updates(run, capsys, steps):
+    """In the first epoch of 3, at its end, and within a later one; over a --num_epochs that says less and more."""
+    folder = run(max_train_steps=steps, num_epochs=2, lr=1e-3, warmup_steps=0, eval_sequences=2, checkpointing_steps=1)
+    table = rows(folder)
+    assert [int(row["update"]) for row in table] == [*range(3, steps, 3), steps]
+    assert table[-1]["val/num_sequences"] == "5"  # the last epoch takes all
+    expected = [6.4e-3 * (1 + math.cos(math.pi * int(row["update"]) / steps)) / 2 for row in table]
+    np.testing.assert_allclose([float(row["train/lr"]) for row in table], expected, atol=1e-12)
+    assert [path.name for path in sorted(folder.glob("checkpoint-*"))][-1] == f"checkpoint-{steps:06d}"
+    assert f"{steps} of {steps} updates" in (folder / "pipeline" / "README.md").read_text()
+    output = capsys.readouterr().out
+    assert f"epoch {len(table)}/{len(table)}  loss" in output
+    assert "of 6 targets met" in output
+    assert json.loads((folder / "config.json").read_text())["run"]["num_updates"] == steps
+
+
+def test_as_many_steps_as_the_epochs_have_are_the_same_run(run):
+    whole, counted = run("whole", num_epochs=2), run("counted", num_epochs=9, max_train_steps=6)
+    assert timeless(counted) == timeless(whole)
+    files = ("checkpoint-000006/model.safetensors", "checkpoint-000006/ema.safetensors", "checkpoint-000006/optimizer.bin")
+    assert all((counted / name).read_bytes() == (whole / name).read_bytes() for name in files)
+
+
+def test_a_short_run_of_nothing_but_skipped_updates_ends_with_advice(run):
+    with pytest.raises(RunError, match="2 updates in a row"):
+        run(velocity_weight=1e38, max_train_steps=2)  # its gradient overflows
+
+
 def test_accumulation_updates_once_every_so_many_batches(run):
     table = rows(run(batch_size=2, gradient_accumulation_steps=4, num_epochs=3))  # 6 batches: an update of 4, one of 2
     assert [row["update"] for row in table] == ["2", "4", "6"]
@@ -181,6 +215,37 @@ def test_data_lies_where_it_fits_and_trains_the_same(run, capsys, budget, place)
     assert f"12 training ({place}) and 5 validation sequences" in capsys.readouterr().out
 
 
+@pytest.fixture
+def mixed(data, tmp_path):
+    """A copy of the validation data with two training sequences in it, which are now 7."""
+    shutil.copytree(data / "val", tmp_path / "mixed")
+    np.save(tmp_path / "mixed" / "two_actions.npy", ActionDataset(data / "train").read([3, 8]).numpy().astype(np.float64))
+    return tmp_path / "mixed"
+
+
+@pytest.mark.parametrize("budget", [0, 4])
+def test_validation_sequences_that_are_trained_on_are_said(run, mixed, budget, capsys):
+    alone = timeless(run("alone", data_memory_gb=budget))
+    assert "training sequences too" not in capsys.readouterr().err
+    assert len(timeless(run("mixed", val_data_dir=mixed, data_memory_gb=budget))) == len(alone)
+    assert f"2 of 7 validation sequences that were looked at (--val_data_dir {mixed}) are training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "most"), [("COMPARED_SEQUENCES", 50), ("COMPARED_BYTES", 50 * 240)])
+def test_of_large_data_a_part_is_compared_and_a_copy_is_always_seen(name, most, tmp_path, monkeypatch, capsys):
+    for folder, count, seed in (("train", 3000, 0), ("other", 2000, 1)):
+        write_dataset(GestureConfig(count, sequence_length=20, seed=seed), tmp_path / folder)
+    train, other = ActionDataset(tmp_path / "train"), ActionDataset(tmp_path / "other")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    monkeypatch.setattr(loading, name, most)
+    capsys.readouterr()
+    warn_of_shared(train, ActionDataset(tmp_path / "copy"))
+    shared, compared = map(int, re.match(r"(\d+) of (\d+) validation", capsys.readouterr().err).groups())
+    assert 40 < shared == compared <= 51
+    warn_of_shared(train, other)
+    assert capsys.readouterr().err == ""
+
+
 def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_path, monkeypatch):
     shutil.copytree(data / "train", tmp_path / "data")
     monkeypatch.setattr(dataset_module, "MAX_OPEN_FILES", 1)  # or the run keeps what it has open
@@ -214,7 +279,7 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
     pipeline = ActionDDIMPipeline.from_pretrained(folder / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
     dataset, how = ActionDataset(data / "val"), ReconstructionSettings()
-    objective = {"weighting_scheme": "logit_normal", "snr_gamma": None, "velocity_weight": 5.0}
+    objective = {"weighting_scheme": "logit_normal", "snr_gamma": None, "velocity_weight": 5.0, "rest_weight": 0.1}
     parts = [evaluate_batch(pipeline, dataset.read([i]).numpy(), np.array([i]), how, **objective) for i in (3, 1, 4, 0, 2)]
     last = rows(folder)[-1]
     for name in ("loss", "mse", "coord_mse", "press_accuracy", "mean_snr_db"):
@@ -341,3 +406,40 @@ def test_validation_subset_is_fixed_distinct_and_spread(flags):
     assert np.array_equal(indices, validation_indices(config, 1000, everything=False))
     assert np.array_equal(validation_indices(config, 1000, everything=True), np.arange(1000))
     assert np.array_equal(validation_indices(config, 50, everything=False), np.arange(50))
+
+
+UPLOAD = {"num_epochs": 1, "push_to_hub": True, "hub_model_id": "someone/strokes"}
+
+
+def test_model_is_uploaded_at_the_end(run, monkeypatch, capsys):
+    """The Hub's client stands still; what it is handed are the weights of `pipeline/`, with their code."""
+    uploaded = {}
+
+    def upload_folder(*, repo_id, folder_path, **settings):
+        weights = load_file(Path(folder_path) / "denoiser" / "diffusion_pytorch_model.safetensors")
+        uploaded[repo_id] = weights, {path.name for path in Path(folder_path).iterdir()}
+        return "https://huggingface.co/commit"
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(action_ddim.export, "create_repo", lambda repo_id, **settings: huggingface_hub.RepoUrl(repo_id))
+    monkeypatch.setattr(diffusers.utils.hub_utils, "upload_folder", upload_folder)
+    folder = run(**UPLOAD)
+    assert "uploaded: https://huggingface.co/commit" in capsys.readouterr().out
+    weights, names = uploaded["someone/strokes"]
+    assert {"model_index.json", "pipeline.py"} <= names
+    expected = load_file(folder / "pipeline" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+def test_upload_that_fails_is_one_line_and_the_run_stays(run, monkeypatch, capsys):
+    """To an address where nothing listens."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")
+    folder = run(**UPLOAD)
+    output = capsys.readouterr()
+    line = output.err.rstrip().rpartition("\r")[2]
+    assert "\n" not in line
+    assert line.startswith("warning: the model could not be uploaded (")
+    assert f"from_pretrained({str(folder / 'pipeline')!r}).push_to_hub('someone/strokes')` does it later" in line
+    assert f"checkpoint: {folder / 'checkpoint-000003'}" in output.out
+    assert not any(b"hf_secret" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
