@@ -10,9 +10,10 @@
       progress.json                  epochs, batches and updates done, the settings, early stopping, the tracker's run
       manifest.json                  sha256 and size of every file above
 
-It is written as `.partial`, which no pattern for checkpoints matches, flushed to the disk, and renamed; only then are old
-ones removed. It *verifies* where the manifest lists every file, and every file is as the manifest says. Nothing in it is
-unpickled but through `weights_only=True`: Accelerate loads .bin, .pt and .pkl so, the rest is safetensors and text.
+It is written as `.action_ddim.partial`, which no pattern for checkpoints matches, flushed to the disk, and renamed; only
+then are old ones removed. It *verifies* where the manifest lists every file, and every file is as the manifest says.
+Nothing in it is unpickled but through `weights_only=True`: Accelerate loads .bin, .pt and .pkl so, the rest is safetensors
+and text.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from safetensors.torch import save_file
 
 from action_ddim import durable
 
-PARTIAL = ".partial"
+PARTIAL = ".action_ddim.partial"  # what has it is ours, to be written over and removed; `.partial` alone may be anybody's
 MANIFEST = "manifest.json"
 # A full disk is an OSError to Python, a RuntimeError to torch.save, a SafetensorError to safetensors.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
@@ -96,14 +97,17 @@ def describe(path: Path) -> dict:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def find_damage(checkpoint: Path) -> str | None:
-    """Say what is wrong with a checkpoint, None where it verifies. Reads nothing outside its folder."""
+def find_damage(checkpoint: Path, *, sums: bool = True) -> str | None:
+    """Say what is wrong with a checkpoint, None where it verifies. Reads nothing outside its folder.
+
+    Without `sums`, it goes by names and sizes, and reads no more than the manifest.
+    """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         listed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return f"{MANIFEST} cannot be read"
     names = file_names(checkpoint)
     if names != listed.keys():
@@ -115,7 +119,7 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is not a file"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
-        if describe(path)["sha256"] != digest:
+        if sums and describe(path)["sha256"] != digest:
             return f"{name} differs from its sha256"
     return None
 
@@ -125,8 +129,8 @@ def checkpoint_name(update: int) -> str:
 
 
 def update_of(checkpoint: Path) -> int:
-    """Return the number of updates in a checkpoint's name, -1 where it is not the name of one."""
-    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    """Return the number of updates in a checkpoint's name, -1 where it is not as a run names one: `checkpoint-500` is not."""
+    match = re.fullmatch(r"checkpoint-(\d{6}|[1-9]\d{6,})", checkpoint.name, re.ASCII)
     return int(match[1]) if match else -1
 
 

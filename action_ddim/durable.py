@@ -2,15 +2,17 @@
 
 What is new is written under another name, flushed to the disk, and then takes its name in one step of the file system. On
 Linux a folder changes places with its predecessor in one step too, so that at every instant the name holds the old or the
-new one, whole. Elsewhere the old one steps aside first, to `.<name>.old`; a kill in that instant leaves the name empty, and
-`recover` brings the old one back.
+new one, whole. Elsewhere the old one steps aside first, to `.<name>.action_ddim.old`; a kill in that instant leaves the
+name empty, and `recover` brings the old one back.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
 from pathlib import Path
 
+OLD = ".action_ddim.old"  # what has it is ours, to be brought back or removed; `.old` alone may be anybody's backup
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
 
 
@@ -43,7 +45,7 @@ def put_in_place(partial: Path, final: Path) -> None:
     elif exchange(partial, final):
         shutil.rmtree(partial)
     else:
-        old = final.with_name(f".{final.name}.old")
+        old = final.with_name(f".{final.name}{OLD}")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
         partial.rename(final)
@@ -53,12 +55,28 @@ def put_in_place(partial: Path, final: Path) -> None:
 
 def recover(parent: Path) -> None:
     """Bring back the folders that `put_in_place` had moved aside when it was killed."""
-    for old in parent.glob(".*.old"):
-        final = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+    for old in parent.glob(f".*{OLD}"):
+        final = old.with_name(old.name.removeprefix(".").removesuffix(OLD))
+        if old.is_symlink() or not old.is_dir():
+            continue  # we put folders there
         if final.exists():
             shutil.rmtree(old)
         else:
             old.rename(final)
+
+
+def free_name(path: Path) -> Path:
+    """Return a path, or where something has that name, the first of `path.1`, `path.2`, ... that nothing has.
+
+    Raises:
+        OSError: the file system takes no such name.
+    """
+    name, number = path, 0
+    with contextlib.suppress(FileNotFoundError):
+        while name.lstat():
+            number += 1
+            name = path.with_name(f"{path.name}.{number}")
+    return name
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -50,6 +50,8 @@ def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_
     settings, run = config["settings"], config["run"]
     measured = {name.removeprefix("val/"): value for name, value in row.items() if name.startswith("val/")}
     metrics = {name: value for name, value in measured.items() if name not in ("loss", "num_sequences", "seconds")}
+    if not all(name in metrics for target in TARGETS for name in target.metrics):
+        metrics = {}  # the row is of an earlier version, which measured other things
     flags = {f"--{name}": value for name, value in settings.items() if name not in PRIVATE_SETTINGS and value is not None}
     versions = {"action_ddim": config["action_ddim"], **config["versions"]}
     figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""

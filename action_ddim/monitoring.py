@@ -1,6 +1,6 @@
 """What a run shows of itself each epoch: metrics of held-out actions, the lines and rows that report them, and figures."""
 
-import csv
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -77,8 +77,7 @@ def show_targets(run: Run, metrics: dict[str, float]) -> None:
     """Print the documented targets as a table, and how much of the time validation took."""
     if not run.accelerator.is_main_process:
         return
-    history = read_history(run)
-    seconds = {name: sum(row[f"{name}/seconds"] for row in history) for name in ("train", "val")}
+    seconds = {name: sum(row.get(f"{name}/seconds", 0.0) for row in run.folder.rows) for name in ("train", "val")}
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
     tqdm.write(
         f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
@@ -86,23 +85,14 @@ def show_targets(run: Run, metrics: dict[str, float]) -> None:
     )
 
 
-def read_history(run: Run) -> list[dict[str, float]]:
-    """Return the rows of metrics.csv, none before the first epoch has ended."""
-    path = run.folder.metrics
-    if not path.exists():
-        return []
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def plot_epoch(run: Run, epoch: int, last: bool) -> None:
-    """Draw reconstructions and noise, and at the end of the run all of it, to `plots/` and the trackers."""
+def plot_epoch(run: Run, epoch: int, *, final: bool) -> None:
+    """Draw reconstructions and noise after an epoch, or what is `final` in a run, to `plots/` and the trackers."""
     config, accelerator = run.config, run.accelerator
     if not accelerator.is_main_process:
         return
     indices = validation_indices(config, len(run.val_data), everything=False)
     with averaged_weights(run.ema, run.pipeline.denoiser):
-        figures = epoch_figures(run, indices, epoch) | (final_figures(run, indices) if last else {})
+        figures = final_figures(run, indices) if final else epoch_figures(run, indices, epoch)
     run.folder.plots.mkdir(exist_ok=True)
     for key, figure in figures.items():
         image = plots.figure_to_image(figure)
@@ -124,19 +114,20 @@ def final_figures(run: Run, indices: np.ndarray) -> dict:
     rows = indices[:NUM_ERROR_SEQUENCES]
     errors = evaluation.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
     return {
-        "val/learning_curves": plots.plot_learning_curves(read_history(run)),
+        "val/learning_curves": plots.plot_learning_curves(run.folder.rows),
         "val/samples": plots.plot_samples(samples),
         "val/error_by_timestep": plots.plot_error_by_timestep(*errors),
     }
 
 
 def card_files(run: Run) -> dict[str, bytes]:
-    """Return the model card and its figure, contents by name, from what the run folder holds by now."""
-    config = json.loads((run.folder.path / "config.json").read_text())
-    data_info = Path(run.config.data_dir) / "dataset.json"
-    data = json.loads(data_info.read_text()) if data_info.exists() else {}
-    row = (read_history(run) or [{}])[-1]
+    """Return the model card and its figure, contents by name, from what the run has and has drawn by now."""
+    data: dict = {}
+    with contextlib.suppress(OSError, ValueError):  # it was an object at the start, where there was one
+        data = json.loads((Path(run.config.data_dir) / "dataset.json").read_text())
+    row = run.folder.rows[-1] if run.folder.rows else {}
     # The epoch ends the name; the newest is the one drawn last.
-    figures = sorted(run.folder.plots.glob("reconstructions_epoch_*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
-    card = model_card(config, row, data, has_figure=bool(figures))
+    drawn = {path.stem.rsplit("_", 1)[1]: path for path in run.folder.plots.glob("reconstructions_epoch_*.png")}
+    figures = [drawn[epoch] for epoch in sorted(filter(str.isdecimal, drawn), key=int)]
+    card = model_card(run.folder.config, row, data, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -111,12 +111,12 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the metrics of every epoch, with the documented target of each shaded, and the documented rise of the SNR.
 
     Args:
-        history: A mapping an epoch, of `epoch` and the tracked keys.
+        history: A mapping an epoch, of `epoch` and the tracked keys; what an earlier version did not track may be missing.
     """
     # The last epoch of a run takes all sequences: a point of its own, not a turn of the curve.
-    usual = history[0]["val/num_sequences"]
-    alike = [row for row in history if row["val/num_sequences"] == usual]
-    others = [row for row in history if row["val/num_sequences"] != usual]
+    usual = next(row["val/num_sequences"] for row in history if "val/num_sequences" in row)
+    alike = [row for row in history if row.get("val/num_sequences", usual) == usual]
+    others = [row for row in history if row.get("val/num_sequences", usual) != usual]
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(2, 4)
     losses = axes.flat[0]
@@ -147,11 +147,13 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
 def _plot_curve(axis: Axes, rows: Sequence[Mapping], others: Sequence[Mapping], key: str, name: str, label: str) -> None:
     """Draw a key of the rows as a line in the style of a channel, and of others, measured on more sequences, as diamonds."""
     epochs = [row["epoch"] for row in rows]
-    axis.plot(epochs, [row[key] for row in rows], _style(name), color=COLORS[name], label=label, marker=_marker(epochs))
+    axis.plot(
+        epochs, [row.get(key, np.nan) for row in rows], _style(name), color=COLORS[name], label=label, marker=_marker(epochs)
+    )
     if others:
         count, places = others[-1]["val/num_sequences"], [row["epoch"] for row in others]
         note = f"{label}, all {count:.0f} sequences"
-        axis.plot(places, [row[key] for row in others], "D", markersize=5, color=COLORS[name], label=note)
+        axis.plot(places, [row.get(key, np.nan) for row in others], "D", markersize=5, color=COLORS[name], label=note)
 
 
 def plot_error_by_timestep(

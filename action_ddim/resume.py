@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Origin:
     early_stopping: dict | None
     wandb_run: str | None
     identity: dict[str, Any]
-    rows: list[dict[str, str]]  # of metrics.csv, with one of the next epoch where --max_train_steps ended the run in it
+    rows: list[dict[str, float]]  # of metrics.csv, with one of the next epoch where --max_train_steps ended the run in it
     max_train_steps: int | None = None  # of the run so far
 
     @classmethod
@@ -55,15 +56,27 @@ class Origin:
         try:
             progress = json.loads((path / "progress.json").read_text())
             rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
-            origin = cls(path=path, rows=rows, **progress)
-            numbers = [origin.epoch, origin.batch, origin.update, origin.num_epochs, origin.skipped_in_a_row]
-            numbers.append(origin.max_train_steps or 0)
-            are_counts = all(isinstance(number, int) and number >= 0 for number in numbers)
-            if not are_counts or len(rows) - origin.epoch not in (0, int(origin.batch > 0)):
+            origin = cls(path=path, rows=[_numbers(row) for row in rows], **progress)
+            origin._check_kinds()
+            if len(rows) - origin.epoch not in (0, int(origin.batch > 0)):
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return origin
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}); give another checkpoint") from error
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read ({_reason(error)}); give another checkpoint") from error
+
+    def _check_kinds(self) -> None:
+        """Raise an error where something is not of the kind that a run writes, and would lead astray later."""
+        counts = [self.epoch, self.batch, self.update, self.num_epochs, self.skipped_in_a_row, self.max_train_steps or 0]
+        stopping = self.early_stopping
+        if (
+            not all(type(count) is int and count >= 0 for count in counts)
+            or not all(str(value).isprintable() for value in self.identity.values())
+            or not re.fullmatch(r"[^/\\#?%:\x00-\x1f]*", self.wandb_run or "")  # as wandb has them: it becomes part of a path
+            or not (stopping is None or stopping.keys() == {"metric", "best", "best_epoch"})
+            or not (stopping is None or isinstance(stopping["best"], int | float | None))
+            or not (stopping is None or type(stopping["best_epoch"]) is int)
+        ):
+            raise ValueError("progress.json holds what no run writes")
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Say whether there is nothing left to do."""
@@ -74,6 +87,30 @@ class Origin:
         # One that was stopped right after its last update has yet to be measured.
         measured = not self.batch or len(self.rows) > self.epoch
         return self.update >= config.max_train_steps + (not measured) or stopping.exhausted(self.epoch)
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    """Return the numbers in a row of metrics.csv, which are written again as they stand there; a cell may be empty."""
+    return {name: int(text) if text.isdecimal() else float(text) for name, text in row.items() if text != ""}
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def is_own(run: Run, checkpoint: Path) -> bool:
+    """Say whether a checkpoint of the run folder is this run's: whole by names and sizes, of the same settings and data.
+
+    Its sums are left out: they would read all of it, at each save.
+    """
+    if checkpoint.is_symlink() or find_damage(checkpoint, sums=False):
+        return False
+    try:
+        check_identity(run.identity, Origin.read(checkpoint).identity, run.config, checkpoint)
+    except UserError:
+        return False
+    return True
 
 
 def find_origin(config: TrainConfig, identity: dict[str, Any], say: Callable[[str], None]) -> Origin | None:
@@ -178,6 +215,8 @@ def restore(run: Run, origin: Origin) -> None:
     run.epoch, run.batch, run.update = origin.epoch, origin.batch, origin.update
     run.folder.rows = origin.rows[: origin.epoch]
     try:
+        if origin.batch > len(run.loader):
+            raise ValueError(f"it is at batch {origin.batch} of {len(run.loader)}")
         accelerator.load_state(str(path))
         load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
         epoch_state = load_file(path / "epoch.safetensors")
@@ -188,8 +227,7 @@ def restore(run: Run, origin: Origin) -> None:
         if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
             raise ValueError("the random states were not restored")
     except Exception as error:  # whatever a forged file leads to
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{path} cannot be loaded ({reason}); give another checkpoint") from error
+        raise UserError(f"{path} cannot be loaded ({_reason(error)}); give another checkpoint") from error
     if run.num_updates != (origin.max_train_steps or origin.num_epochs * run.updates_per_epoch):
         follow_new_cosine(run.lr_scheduler)
         lengths = {name: (getattr(run.config, name), getattr(origin, name)) for name in ("num_epochs", "max_train_steps")}

@@ -13,8 +13,8 @@ Files and folders are replaced whole; see `durable.py`.
 """
 
 import csv
+import errno
 import io
-import itertools
 import json
 import os
 import shutil
@@ -35,12 +35,15 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = ".lock"
-# What a run writes. A folder that holds anything else beside an earlier run is not moved aside.
-RUN_ENTRIES = (
-    *("config.json", "metrics.csv", "plots", "pipeline", "pipeline-best", "checkpoint-*", "aside-*"),
-    *(PARTIAL, ".*.partial", ".*.old", LOCK, "wandb", "tensorboard"),
+# What a run would write over, beside checkpoints: where any of it lies there is an earlier run, whoever put it there.
+WRITTEN_OVER = ("config.json", "metrics.csv", "plots", "pipeline", "pipeline-best")
+CONFIG_MARK = "action_ddim"  # the key of our version in config.json, which says that a run of ours wrote it
+# What may lie beside it and moves with it. A folder that holds anything else beside an earlier run is not moved aside.
+MOVES_ALONG = (
+    *("aside-*", "wandb", "tensorboard", LOCK, PARTIAL, f".*{durable.OLD}", ".config.json.partial", ".metrics.csv.partial"),
+    ".partial",  # of a run that an earlier version was killed in
 )
-CONFIG_MARK = "action_ddim"  # the key of our version in config.json, by which an earlier run is recognised
+PROBE = bytes(1 << 16)  # config.json and the first rows of metrics.csv are smaller
 
 
 class RunFolder:
@@ -49,7 +52,8 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.last_checkpoint: Path | None = None  # that this run wrote, or began from
-        self.rows: list[dict] = []  # of metrics.csv
+        self.config: dict = {}  # of which config.json is a copy
+        self.rows: list[dict[str, float]] = []  # of which metrics.csv is a copy
         self._lock: IO | None = None
         self._made = False
 
@@ -72,22 +76,56 @@ class RunFolder:
     def checkpoint(self, update: int) -> Path:
         return self.path / checkpoint_name(update)
 
+    @property
+    def _real(self) -> Path:
+        """The folder itself: where the path is a link, or has no name to move it by, the one that is meant."""
+        return Path(os.path.realpath(self.path)) if self.path.is_symlink() or self.path.name in ("", "..") else self.path
+
     def check(self, *, in_place: bool) -> None:
         """Raise a UserError where the folder could not be made, written to or moved aside; change nothing."""
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.exists(self.path) and not self.path.is_dir():
             raise UserError(f"--save_dir {self.path} is a file; name a folder")
-        existing = next(parent for parent in (self.path, *self.path.absolute().parents) if parent.exists())
+        with self._failures_refused("cannot be written"):
+            if not self._real.exists():
+                durable.free_name(self._real)  # which fails where none can have this name
+            _probe(next(folder for folder in (self._real, *self._real.absolute().parents) if folder.exists()))
+        if not in_place:
+            self._place_aside(in_place=False)
+
+    def _place_aside(self, *, in_place: bool) -> Path | None:
+        """Return where to move an earlier run, None where there is none; change nothing.
+
+        One of ours that got to no checkpoint may be started again `in_place`.
+
+        Raises:
+            UserError: other files lie beside it, or the folder cannot be moved.
+        """
+        entries = list(self.path.iterdir()) if self.path.is_dir() else []
+        names = sorted(entry.name for entry in entries if entry.name in WRITTEN_OVER or update_of(entry) >= 0)
+        if not names or (in_place and self._has_config() and not list_checkpoints(self.path)):
+            return None
+        moves = {*names, *(entry.name for entry in entries if any(map(entry.match, MOVES_ALONG)))}
+        others = sorted({entry.name for entry in entries} - moves)
+        if others:
+            raise UserError(
+                f"--save_dir {self.path} holds an earlier run ({names[0]}) and other files ({others[0]}); name another folder"
+            )
+        with self._failures_refused("holds an earlier run and cannot be moved aside"):
+            if Path.cwd().is_relative_to(self.path.resolve()):
+                raise OSError(errno.EBUSY, "the working directory lies there")  # relative paths would lead astray
+            if os.path.ismount(self._real):
+                raise OSError(errno.EBUSY, "it is a mount point")
+            _probe(self._real.parent)
+            return durable.free_name(self._real)
+
+    @contextmanager
+    def _failures_refused(self, what: str) -> Iterator[None]:
+        """Turn an OSError into a UserError that says of the folder what is the matter, and the remedy."""
         try:
-            tempfile.TemporaryFile(dir=existing).close()
+            yield
         except OSError as error:
-            raise UserError(f"--save_dir {self.path} cannot be written ({error.strerror}); name another folder") from error
-        if self._holds_run() and not in_place:
-            known = {entry for pattern in RUN_ENTRIES for entry in self.path.glob(pattern)}
-            others = sorted(entry.name for entry in self.path.iterdir() if entry not in known)
-            if others:
-                raise UserError(
-                    f"--save_dir {self.path} holds an earlier run and other files ({others[0]}); name another folder"
-                )
+            room = "make room, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise UserError(f"--save_dir {self.path} {what} ({error.strerror}); {room}name another folder") from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,21 +134,22 @@ class RunFolder:
         Raises:
             UserError: another run holds it, in one line that names its process.
         """
-        if is_first_process():
-            self._take_lock()
-            durable.recover(self.path)
-            shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
         try:
+            if is_first_process():
+                with self._failures_refused("cannot be written"):
+                    self._take_lock()
+                    durable.recover(self.path)
+                    shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
             yield
         finally:
             if self._lock is not None:
                 if self._made and [path.name for path in self.path.iterdir()] == [LOCK]:  # it ended before it began
-                    shutil.rmtree(self.path)
+                    shutil.rmtree(self._real)
                 self._lock.close()
 
     def _take_lock(self) -> None:
         self._made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._real.mkdir(parents=True, exist_ok=True)
         path = self.path / LOCK
         lock = open(path, "a+")  # noqa: SIM115  (held until the run ends)
         if sys.platform != "win32":
@@ -126,51 +165,64 @@ class RunFolder:
                 print(f"{self.path} cannot be locked ({error.strerror}); start no other run there", file=sys.stderr)
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
             return self._take_lock()  # its run has just removed the folder
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
         if self._lock is not None:
             self._lock.close()
         self._lock = lock
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"{os.getpid()}\n".encode())
 
-    def begin(self, *, in_place: bool) -> Path | None:
-        """Make room for a new run; return where an earlier one was moved, if there was one.
+    def begin(self, *, in_place: bool) -> tuple[Path | None, list[Path]]:
+        """Make room for a new run; return where an earlier one was moved, if it was, and its models in this folder.
 
-        One that got to no checkpoint need not be moved: nothing is lost by starting it again in its place.
+        One that got to no checkpoint need not be moved: nothing is lost by starting it again in its place, but for a model,
+        which may be all that somebody has kept of it.
+
+        Raises:
+            UserError: it cannot be moved, and lies where it lay.
         """
-        moved = None
-        if self._holds_run() and not (in_place and not list_checkpoints(self.path)):
-            names = (self.path.with_name(f"{self.path.name}.{number}") for number in itertools.count(1))
-            moved = self.path.rename(next(name for name in names if not name.exists()))
-            self._take_lock()  # the other one went with the folder
+        moved = self._place_aside(in_place=in_place)
+        with self._failures_refused("holds an earlier run and cannot be moved aside"):
+            if moved:
+                self._real.rename(moved)
+                self._take_lock()  # the other one went with the folder
+            models = [self.set_aside(model) for model in (self.pipeline, self.best_pipeline) if model.exists()]
         self.write_metrics()
-        return moved
+        return moved, models
 
     def continue_from(self, checkpoint: Path) -> list[Path]:
         """Go on from a checkpoint; set later ones aside, and return their new names."""
         self.last_checkpoint = checkpoint
-        moved = []
-        for other in list_checkpoints(self.path):
-            if update_of(other) > update_of(checkpoint):
-                # Where they are, they would be taken for newer than what this run is about to write.
-                names = (self.path / f"aside-{other.name}{suffix}" for suffix in ("", *map(".{}".format, range(1, 1000))))
-                moved.append(other.rename(next(name for name in names if not name.exists())))
+        # Where they are, they would be taken for newer than what this run is about to write.
+        later = [other for other in list_checkpoints(self.path) if update_of(other) > update_of(checkpoint)]
+        with self._failures_refused("cannot be written"):
+            moved = [self.set_aside(other) for other in later]
         self.write_metrics()
         return moved
+
+    def set_aside(self, entry: Path) -> Path:
+        """Rename what this run does not go on from, and keep it; return its new name."""
+        return entry.rename(durable.free_name(self.path / f"aside-{entry.name}"))
 
     def delete(self, checkpoints: list[Path]) -> None:
         for checkpoint in checkpoints:
             # Under its own name, one that is half deleted would be taken for a damaged one.
             shutil.rmtree(checkpoint.rename(self.path / PARTIAL))
 
-    def _holds_run(self) -> bool:
+    def _has_config(self) -> bool:
         try:
             return CONFIG_MARK in json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError, TypeError):
             return False
 
     def write_config(self, config: dict) -> None:
-        durable.write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        """Write config.json.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self.config = config
+        with self._failures_refused("cannot be written"):
+            durable.write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add a row to metrics.csv; where it cannot be written, the row is written with the next."""
@@ -190,7 +242,7 @@ class RunFolder:
     def last_metrics(self) -> dict[str, float]:
         """Return the metrics of the last row."""
         row = self.rows[-1] if self.rows else {}
-        return {name: float(value) for name, value in row.items() if name not in ("epoch", "update") and value != ""}
+        return {name: float(value) for name, value in row.items() if name not in ("epoch", "update")}
 
     def metrics_text(self) -> str:
         """Return what metrics.csv holds; a column that a row lacks is empty there."""
@@ -212,3 +264,10 @@ class RunFolder:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def _probe(folder: Path) -> None:
+    """Raise an OSError where a folder cannot be written to, or its disk is full; leave nothing there."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(PROBE)
+        file.flush()

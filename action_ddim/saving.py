@@ -16,13 +16,21 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from action_ddim import tracking
-from action_ddim.checkpoint import WriteError, checkpoints_to_delete, list_checkpoints, on_main, write_checkpoint
+from action_ddim.checkpoint import (
+    WriteError,
+    checkpoints_to_delete,
+    list_checkpoints,
+    on_main,
+    update_of,
+    write_checkpoint,
+)
 from action_ddim.config import TrainConfig
 from action_ddim.ema import averaged_weights, ema_state_dict
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 from action_ddim.interruption import REASONS, exit_code
 from action_ddim.monitoring import card_files
 from action_ddim.pretrained import load_pipeline
+from action_ddim.resume import is_own
 from action_ddim.run import Run
 from action_ddim.run_folder import RunFolder
 
@@ -66,10 +74,24 @@ def save_checkpoint(run: Run) -> None:
     }
     texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
     final = folder.checkpoint(run.update)
+    on_main(accelerator, lambda: spare(run, final))
     write_checkpoint(accelerator, final, tensors, texts)
     folder.last_checkpoint = final
-    limit = run.config.checkpoints_total_limit
-    on_main(accelerator, lambda: folder.delete(checkpoints_to_delete(list_checkpoints(folder.path), limit)))
+    if run.config.checkpoints_total_limit:
+        on_main(accelerator, lambda: prune(run))
+
+
+def spare(run: Run, final: Path) -> None:
+    """Set aside what has the name of a checkpoint that is about to be written, and is somebody else's."""
+    if final.exists() and not is_own(run, final):
+        print(f"{final} is not of this run, and set aside as {run.folder.set_aside(final)}")
+
+
+def prune(run: Run) -> None:
+    """Remove those of this run's checkpoints that are beyond the limit; the last one is the newest, and stays."""
+    older = [path for path in list_checkpoints(run.folder.path) if update_of(path) < run.update and is_own(run, path)]
+    newest = run.folder.checkpoint(run.update)
+    run.folder.delete(checkpoints_to_delete([*older, newest], run.config.checkpoints_total_limit))
 
 
 def save_pipeline(run: Run, final: Path) -> bool:

@@ -127,9 +127,11 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
 def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None) -> None:
     """Make room for a run from the start, or go back to where one goes on from; say what was moved."""
     if origin is None:
-        moved = folder.begin(in_place=config.resume_from_checkpoint is not None)
+        moved, models = folder.begin(in_place=config.resume_from_checkpoint is not None)
         if moved:
             print(f"{folder.path} held an earlier run, which is now {moved}")
+        for model in models:
+            print(f"a model of the run that got to no checkpoint is set aside as {model}")
         return
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")
@@ -144,16 +146,20 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
         with data_failures_rescued(run):
             last = measure(run, epoch, metrics)
         log_epoch(run, epoch, metrics)
-        if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
-            with write_failures_said(f"the plots of epoch {epoch}"):
-                plot_epoch(run, epoch, last)
         if run.batch == len(run.loader):  # --max_train_steps may end a run within an epoch, from where another may go on
             run.epoch, run.batch = epoch, 0
             run.tally.clear()
+        if config.plot_epochs and (last or is_due(epoch, config.plot_epochs)):
+            with data_failures_rescued(run), write_failures_said(f"the plots of epoch {epoch}"):
+                plot_epoch(run, epoch, final=False)
         if last or is_due(epoch, config.checkpointing_epochs) or is_due(run.update, config.checkpointing_steps or 0):
             saved = save(run)
         if last:
+            if config.plot_epochs:
+                with data_failures_rescued(run), write_failures_said("the plots of the run"):
+                    plot_epoch(run, epoch, final=True)
             show_targets(run, metrics)
+            run.accelerator.wait_for_everyone()  # the first process draws
             finish(run, saved)
             break
     return metrics

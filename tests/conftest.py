@@ -1,6 +1,8 @@
 """Small data sets, small runs, and the real recordings where they lie at hand."""
 
+import contextlib
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
 from action_ddim.arguments import parse_train_config
+from action_ddim.checkpoint import MANIFEST, describe, file_names, find_damage
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.training import train
 
@@ -115,6 +118,14 @@ def timeless(folder: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
 
 
+def forge(checkpoint: Path, name: str, content: bytes) -> None:
+    """Put a file into a checkpoint, and list it in the manifest as if a run had written it."""
+    (checkpoint / name).write_bytes(content)
+    manifest = {name: describe(checkpoint / name) for name in file_names(checkpoint)}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    assert find_damage(checkpoint) is None
+
+
 def environment(home: Path) -> dict[str, str]:
     """Return the environment of a process of its own: without a key, and with a home of its own, wandb knows nobody."""
     unset = ("WANDB_API_KEY", "WANDB_MODE", "RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -169,6 +180,32 @@ def wait_for(condition, process: Process, seconds: float = 300) -> None:
         assert process.poll() is None, process.output()
         assert time.monotonic() < until, process.output()
         time.sleep(0.01)
+
+
+@pytest.fixture
+def mount():
+    """Mount on a new folder: `mount(folder, "64k")` a file system of its own, `mount(folder, other)` another folder."""
+    mounted = []
+
+    def mount_on(folder: Path, what: str | Path) -> Path:
+        folder.mkdir()
+        words = ["--bind", what] if isinstance(what, Path) else ["-t", "tmpfs", "-o", f"size={what}", "tmpfs"]
+        if sys.platform != "linux" or subprocess.run(["mount", *words, folder], capture_output=True).returncode:
+            pytest.skip("only root may mount, and only on Linux")
+        mounted.append(folder)
+        return folder
+
+    yield mount_on
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill_disk(disk: Path) -> Path:
+    """Write a file until the disk is full, and return it."""
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    return disk / "filler"
 
 
 @pytest.fixture

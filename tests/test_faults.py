@@ -1,18 +1,22 @@
 """Faults in the middle of a run: what it says, and that nothing is lost."""
 
+import csv
+import io
 import os
 import re
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.checkpoint import find_damage, list_checkpoints
+from action_ddim.checkpoint import PARTIAL, find_damage, list_checkpoints
+from action_ddim.cli import train
 from action_ddim.errors import RunError
 
-from .conftest import ROOT, TRAINER, reset_accelerator, rows, timeless
+from .conftest import ROOT, TRAINER, fill_disk, forge, reset_accelerator, rows, timeless
 from .faults import after_steps, not_finite
 
 SETTINGS = {"num_epochs": 3, "plot_epochs": 0, "dropout": 0.1}  # 3 updates an epoch
@@ -66,6 +70,16 @@ def test_too_many_in_a_row_end_the_run_with_advice_and_the_last_good_checkpoint(
     assert [int(row["train/skipped_updates"]) for row in rows(folder)] == [1, 2, 0]
 
 
+def test_disk_that_is_full_at_the_start_is_one_line(mount, flags, tmp_path, capsys):
+    disk = mount(tmp_path / "disk", "1m")
+    fill_disk(disk)
+    assert train(flags(save_dir=disk / "run")) == 2
+    assert capsys.readouterr().err == (
+        f"error: --save_dir {disk}/run cannot be written (No space left on device); make room, or name another folder\n"
+    )
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
 def test_row_of_skipped_updates_goes_on_over_the_end_of_an_epoch(run):
     """Of the two that the first run skips at its end, no norm is left in the epoch that the other run begins."""
     settings = {**SETTINGS, "max_bad_steps": 3}
@@ -103,7 +117,7 @@ with after_steps({{4: limit(2000)}}):
     for checkpoint in (*list_checkpoints(run), *list_checkpoints(other)):
         assert find_damage(checkpoint) is None
     assert [row["epoch"] for row in rows(run)] == ["1", "2", "3", "4"]
-    assert not (other / ".partial").exists()
+    assert not (other / PARTIAL).exists()
     last = result.stderr.splitlines()[-1]
     assert last == (
         "error: the end of the run could not be saved; the last good checkpoint is other/checkpoint-000003;"
@@ -113,6 +127,48 @@ with after_steps({{4: limit(2000)}}):
     goes_on = python(TRAINER, *flags(save_dir="other", resume_from_checkpoint="latest", **SETTINGS))
     assert goes_on.returncode == 0, goes_on.stderr
     assert timeless(other) != []
+
+
+def test_history_is_the_runs_own(run, own_data, tmp_path):
+    """metrics.csv cannot be written from the first update on, a figure of somebody else's lies among the run's, and what is
+    JSON no longer is."""
+    whole, folder = run("whole", **SETTINGS), tmp_path / "run"
+
+    def spoil() -> None:
+        folder.joinpath("metrics.csv").mkdir()
+        folder.joinpath("plots").mkdir()
+        folder.joinpath("plots", "reconstructions_epoch_best.png").touch()
+        folder.joinpath("config.json").write_text("{")
+        own_data["data_dir"].joinpath("dataset.json").write_text("{")
+
+    with after_steps({1: spoil}):
+        run(**own_data, **{**SETTINGS, "plot_epochs": 10})
+    last = folder / "checkpoint-000009"
+    assert timeless(last) == timeless(whole)
+    saved = (last / "manifest.json").stat().st_mtime_ns
+    for name in ("learning_curves", "samples", "error_by_timestep"):  # only shown, so they come last
+        assert (folder / "plots" / f"{name}.png").stat().st_mtime_ns > saved
+    pipelines = [ModelCard.load(path / "pipeline" / "README.md").data.eval_results for path in (folder, whole)]
+    assert pipelines[0] == pipelines[1]
+
+
+def test_run_goes_on_from_the_metrics_of_an_older_version(run, tmp_path):
+    """Whose rows lack columns of today's, or hold others, some of them empty."""
+    folder = run(**{**SETTINGS, "num_epochs": 2})
+    whole = timeless(folder)
+    old = [{"epoch": row["epoch"], "update": row["update"], "train/loss": row["train/loss"], "fid": ""} for row in whole]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, old[0])
+    writer.writeheader()
+    writer.writerows(old)
+    forge(folder / "checkpoint-000006", "metrics.csv", text.getvalue().encode())
+    run(**{**SETTINGS, "plot_epochs": 10, "num_epochs": 4, "checkpointing_steps": 1}, resume_from_checkpoint="latest")
+    table = rows(folder)
+    assert [row["train/loss"] for row in table[:2]] == [row["train/loss"] for row in whole]
+    assert [row["val/mse"] for row in table[:2]] == ["", ""]
+    assert [row["epoch"] for row in table] == ["1", "2", "3", "4"]
+    assert (folder / "plots" / "learning_curves.png").exists()
+    assert find_damage(folder / "checkpoint-000012") is None
 
 
 @pytest.fixture

@@ -97,10 +97,37 @@ def test_without_a_checkpoint_it_starts_anew_and_says_so(run, tmp_path, capsys):
     shutil.rmtree(folder / "checkpoint-000003")
     run(resume_from_checkpoint="latest", num_epochs=1)
     assert not (tmp_path / "run.1").exists()
+    assert f"is set aside as {folder}/aside-pipeline\n" in capsys.readouterr().out
     (folder / "checkpoint-000003" / "manifest.json").unlink()
     run(resume_from_checkpoint="latest", num_epochs=1)
     assert len(rows(folder)) == 1
     assert (tmp_path / "run.1" / "checkpoint-000003").is_dir()
+
+
+def test_limit_counts_and_removes_this_runs_checkpoints_only(run, run_until, tmp_path):
+    """Others of higher and lower numbers lie beside them: another tool's, another run's, a link, one that somebody uses."""
+    other = run("other", **{**SETTINGS, "num_epochs": 1, "seed": 1}) / "checkpoint-000006"
+    folder = tmp_path / "run"
+
+    def put_others_there() -> None:
+        for name in ("checkpoint-000000", "checkpoint-500", "checkpoint-999999"):
+            (folder / name).mkdir()
+            (folder / name / "weights.bin").write_text(name)
+        shutil.copytree(other, folder / "checkpoint-000006")
+        (tmp_path / "linked").mkdir()
+        (folder / "checkpoint-000001").rename(tmp_path / "linked" / "checkpoint-000001")
+        (folder / "checkpoint-000001").symlink_to(tmp_path / "linked" / "checkpoint-000001")
+        (folder / "checkpoint-000002" / "notes.txt").write_text("the best so far")
+
+    with after_steps({3: put_others_there}):
+        run_until(7, checkpointing_steps=1, checkpoints_total_limit=3)
+    others = {f"checkpoint-{name}" for name in ("000000", "000001", "000002", "500", "999999")}
+    assert {path.name for path in folder.glob("checkpoint-*")} == {f"checkpoint-00000{n}" for n in (5, 6, 7)} | others
+    assert state(folder / "aside-checkpoint-000006") == state(other)
+    # Going on from there it counts those that it goes on from.
+    with after_steps({2: send(signal.SIGTERM)}), pytest.raises(RunStopped):
+        run(**SETTINGS, checkpointing_steps=1, checkpoints_total_limit=3, resume_from_checkpoint="checkpoint-000007")
+    assert {path.name for path in folder.glob("checkpoint-00000[3-9]")} == {f"checkpoint-00000{n}" for n in (7, 8, 9)}
 
 
 def test_earlier_checkpoint_by_name_or_path(run, run_until, tmp_path, capsys):

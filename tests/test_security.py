@@ -12,12 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.checkpoint import MANIFEST, describe, file_names, find_damage
 from action_ddim.cli import train
 from action_ddim.dataset import ActionDataset
 from action_ddim.errors import RunStopped
 
-from .conftest import TRAINER, reset_accelerator
+from .conftest import TRAINER, forge, reset_accelerator
 from .faults import after_steps
 
 
@@ -48,14 +47,6 @@ def checkpoint(run, tmp_path):
         run()
     reset_accelerator()
     return tmp_path / "run" / "checkpoint-000001"
-
-
-def forge(checkpoint, name: str, content: bytes) -> None:
-    """Put a file into a checkpoint, and list it in the manifest as if a run had written it."""
-    (checkpoint / name).write_bytes(content)
-    manifest = {name: describe(checkpoint / name) for name in file_names(checkpoint)}
-    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
-    assert find_damage(checkpoint) is None
 
 
 def saved(value, path) -> bytes:
@@ -116,10 +107,56 @@ def test_broken_safetensors_header_is_one_line(name, header, checkpoint, flags, 
 
 @pytest.mark.parametrize(
     "content",
-    [b"{", b"[]", b'{"epoch": 1}', b"\xff\xfe", json.dumps({"epoch": -1}).encode(), b'{"epoch": "../../x", "batch": []}'],
+    [
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b'{"epoch": 1}',
+        b"\xff\xfe",
+        json.dumps({"epoch": -1}).encode(),
+        b'{"epoch": "../../x", "batch": []}',
+    ],
 )
 def test_progress_that_no_run_wrote_is_one_line(content, checkpoint, flags, capsys):
     forge(checkpoint, "progress.json", content)
+    assert train(flags(resume_from_checkpoint="latest")) == 2
+    one_line(capsys, f"{checkpoint} cannot be read")
+
+
+STATE = {"metric": "val/loss", "best": 0.5, "best_epoch": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"identity": []},
+        {"identity": {"seed": "0\n1"}},
+        {"wandb_run": {"id": 1}},
+        {"wandb_run": "../../outside"},
+        {"batch": 10**9},
+        {"num_epochs": True},
+        {"a\nb": 1},
+        {"early_stopping": []},
+        {"early_stopping": {"metric": "val/loss"}},
+        {"early_stopping": {**STATE, "best": "low"}},
+        {"early_stopping": {**STATE, "best_epoch": None}},
+    ],
+)
+def test_progress_that_is_not_of_the_right_kind_is_one_line(changes, checkpoint, flags, capsys):
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    forge(checkpoint, "progress.json", json.dumps(progress | changes).encode())
+    capsys.readouterr()
+    assert train(flags(resume_from_checkpoint="latest", early_stopping_patience=2)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {checkpoint} cannot be ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"epoch\n" + b"1" * 200_000, b"epoch,a\n1\n", b"epoch\n1,2\n", b"epoch\n\xff\n"])
+def test_metrics_that_no_run_wrote_are_one_line(content, checkpoint, flags, capsys):
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    forge(checkpoint, "progress.json", json.dumps(progress | {"epoch": 1}).encode())
+    forge(checkpoint, "metrics.csv", content)
     assert train(flags(resume_from_checkpoint="latest")) == 2
     one_line(capsys, f"{checkpoint} cannot be read")
 

@@ -28,7 +28,7 @@ from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
 from action_ddim.run_folder import RunFolder
-from action_ddim.training import is_due, train_epoch
+from action_ddim.training import is_due, start, train_epoch
 
 from .conftest import rows, timeless
 
@@ -251,6 +251,8 @@ def test_file_that_is_removed_during_a_run_ends_it_in_one_line(data, flags, tmp_
     monkeypatch.setattr(dataset_module, "MAX_OPEN_FILES", 1)  # or the run keeps what it has open
     config = parse_train_config(flags(data_dir=tmp_path / "data", data_memory_gb=0))
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+    run.folder.path.mkdir()
+    start(run, 12, None)
     (tmp_path / "data" / "part_00000_actions.npy").unlink()
     with (
         Interruption(None) as interruption,
@@ -346,6 +348,16 @@ def test_earlier_run_is_moved_aside(run, tmp_path, capsys):
     assert f"is now {tmp_path / 'run.1'}" in capsys.readouterr().out
     run(seed=2)
     assert (tmp_path / "run.2" / "pipeline").is_dir()
+
+
+@pytest.mark.parametrize("resume", [None, "latest"])
+def test_model_that_lies_there_is_moved_aside(run, model, resume, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "run" / "pipeline")
+    folder = run(num_epochs=1, resume_from_checkpoint=resume)
+    assert f"is now {tmp_path / 'run.1'}" in capsys.readouterr().out
+    weights = "pipeline/denoiser/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "run.1" / weights).read_bytes() == (model / weights.removeprefix("pipeline/")).read_bytes()
+    assert (folder / weights).exists()
 
 
 def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
