@@ -212,8 +212,9 @@ def test_whatever_takes_long_shows_how_far_it_is(assessed_on_a_terminal):
     for bar in ("reading", "strength 0.7", "inversion, 100 steps", "drawing", "realism"):
         assert f"{bar}: " in shown, bar
     of_how_many = set(re.findall(r"0/(\d+) \[[^\]]*step/s", shown))
-    # Reconstructing and drawing; inverting and decoding in 10, 20, 50 and 100 steps.
-    assert of_how_many == {*("3", "5", "7", "6"), *("9", "10", "19", "20", "49", "50", "99", "100")}
+    rebuilt, drawn, decoded = {"3", "5", "7"}, {"6"}, {"10", "20", "50", "100"}
+    assert rebuilt | drawn | decoded < of_how_many
+    assert len(of_how_many - rebuilt - drawn - decoded) == len(decoded)  # each inverted in fewer steps
     assert re.search(r"realism:.*0/10 \[", shown)
 
 
