@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from action_ddim import evaluation, plots
 from action_ddim.actions import NUM_CHANNELS
 from action_ddim.dataset import ActionDataset
+from action_ddim.denoising import estimate_noise
 from action_ddim.evaluation import ReconstructionSettings
 from action_ddim.features import action_features
 from action_ddim.metrics import reconstruction_metrics, sequence_statistics, summarize
@@ -196,6 +198,23 @@ def reconstruct_batches(
                 reconstructed = evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
             yield reconstructed
             progress.update(len(batch))
+
+
+def clean_batches(
+    pipeline: ActionDDIMPipeline, actions: np.ndarray, noise_std: float | None, batch_size: int
+) -> tuple[float, Iterator[np.ndarray]]:
+    """Return the noise of recorded actions `(N, L, 3)`, estimated where it is None, and cleaned actions in batches."""
+    if noise_std is None:
+        noise_std = estimate_noise(torch.from_numpy(np.array(actions, dtype=np.float32)))
+
+    def batches(noise_std: float) -> Iterator[np.ndarray]:
+        with tqdm(total=len(actions), unit="seq", desc="cleaning", disable=None, leave=False) as progress:
+            for first in range(0, len(actions), batch_size):
+                batch = np.array(actions[first : first + batch_size], dtype=np.float32)
+                yield pipeline.denoise(batch, noise_std, return_dict=False)[0]
+                progress.update(len(batch))
+
+    return noise_std, batches(noise_std)
 
 
 def _invert(

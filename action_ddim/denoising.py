@@ -53,7 +53,10 @@ def smooth(recording: torch.Tensor, variance: torch.Tensor, noise_variance: floa
     # A difference that must not be is given this small a share of the noise, which keeps the equations solvable.
     weight = 1 / variance.double().clamp(min=noise_variance * SMALLEST_SHARE)
     outer, middle, inner = (F.pad(weight, (0, 0, before, 2 - before)).unbind(dim=1) for before in (0, 1, 2))
-    D, first, second, z = [], [], [], []  # of L: its diagonals one and two below the main one
+    D: list[torch.Tensor] = []
+    first: list[torch.Tensor] = []  # of L, the diagonals one and two below the main one
+    second: list[torch.Tensor] = []
+    z: list[torch.Tensor] = []
     for i, value in enumerate(recording.double().unbind(dim=1)):
         pivot = 1 / noise_variance + outer[i] + 4 * middle[i] + inner[i]
         beside, z_i = -2 * (outer[i] + middle[i]), value / noise_variance

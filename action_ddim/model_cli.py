@@ -4,6 +4,7 @@ Each takes the arguments after it, does its work, and raises a UserError for a m
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,17 +95,20 @@ def sample(argv: list[str], prog: str | None) -> None:
 
 
 def reconstruct(argv: list[str], prog: str | None) -> None:
-    """Noise recorded actions part of the way, and denoise them."""
+    """Noise recorded actions and denoise them again, or take the noise off that they have."""
     parser = _model_parser(prog, reconstruct.__doc__, batch_size=256)
     add = parser.add_argument
-    add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="actions to clean, .npy, (rows, 3) or (N, L, 3)")
+    add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="recorded actions, .npy, (rows, 3) or (N, L, 3)")
     _add_output(parser)
-    add("--strength", type=float, default=0.5, help="how far up the noise schedule to go, above 0 to 1")
-    add("--num_inference_steps", type=int, default=10, help="DDIM steps over the whole schedule; the strength's share is taken")
+    add("--noise_std", help="clean: standard deviation of the jitter on x and y, in screens, or auto to estimate it")
+    add("--strength", type=float, default=0.5, help="without --noise_std: how far up the noise schedule to go, above 0 to 1")
+    steps = "without --noise_std: DDIM steps over the whole schedule; the strength's share is taken"
+    add("--num_inference_steps", type=int, default=10, help=steps)
     args = parser.parse_args(argv)
     _check_at_least(args, 1, "num_inference_steps", "batch_size")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength is {args.strength:g}; give a fraction above 0, up to 1")
+    noise_std = _check_noise(args.noise_std)
     _check_outputs(args)
     if args.out.resolve() == args.input.resolve():
         raise UserError(f"--out {args.out} is the --input; name another file")
@@ -114,7 +118,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     _check_steps(args, pipeline, "num_inference_steps")
     from action_ddim import evaluation, plots
     from action_ddim.action_file import open_action_file
-    from action_ddim.assessment import reconstruct_batches
+    from action_ddim.assessment import clean_batches, reconstruct_batches
 
     seq_len = pipeline.denoiser.config.seq_len
     recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
@@ -123,16 +127,37 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     _check_actions(args.input, actions, args.batch_size)
     settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
-    batches = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
-    cleaned = write_actions(args.out, shape, (threshold_press(batch) for batch in batches), keep=plots.MAX_ROWS)
-    print(f"{len(actions)} reconstructed sequences of {seq_len} steps are in {args.out}")
+    if args.noise_std is None:
+        soft = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
+        batches: Iterator[np.ndarray] = (threshold_press(batch) for batch in soft)
+        done = "reconstructed"
+    else:
+        noise_std, batches = clean_batches(pipeline, actions, noise_std, args.batch_size)
+        done = f"cleaned (noise of {noise_std:.5f} screens, {noise_std * 1920:.1f} px of 1920)"
+    written = write_actions(args.out, shape, batches, keep=plots.MAX_ROWS)
+    print(f"{len(actions)} sequences of {seq_len} steps, {done}, are in {args.out}")
 
     def figure():
         shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
-        noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
-        return plots.plot_reconstructions(shown, noisy, np.stack(cleaned))
+        noisy = shown
+        if args.noise_std is None:
+            noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
+        return plots.plot_reconstructions(shown, noisy, np.stack(written))
 
     write_plot(args.plot, figure)
+
+
+def _check_noise(noise_std: str | None) -> float | None:
+    """Read what `--noise_std` says; None where there is nothing said, or the noise is to be estimated."""
+    if noise_std in (None, "auto"):
+        return None
+    try:
+        value = float(noise_std)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UserError(f"--noise_std is {noise_std}; give a number of screens above 0, such as 0.005, or auto")
+    return value
 
 
 def export(argv: list[str], prog: str | None) -> None:

@@ -154,12 +154,7 @@ def build(
     Raises:
         UserError: a value of the data breaks the contract of `actions.py`.
     """
-    for dataset in (train_data, val_data):
-        validate_once(accelerator, dataset)
-    data_place = place(train_data, accelerator.device, config.data_memory_gb)
-    place(val_data, torch.device("cpu"), config.data_memory_gb)
-    if accelerator.is_main_process:
-        warn_of_shared(train_data, val_data)
+    data_place = check_and_place(config, accelerator, train_data, val_data)
     scheduler = noise_scheduler(config)
     set_seed(config.seed)  # the same weights on every rank
     denoiser = make_denoiser(config, train_data.seq_len, scheduler)
@@ -200,6 +195,17 @@ def build(
         updates_per_epoch=updates_per_epoch,
         num_updates=num_updates,
     )
+
+
+def check_and_place(config: TrainConfig, accelerator: Accelerator, train_data: ActionDataset, val_data: ActionDataset) -> str:
+    """Check the data's values and bring it where it is read from; return where that is for the training data."""
+    for dataset in (train_data, val_data):
+        validate_once(accelerator, dataset)
+    data_place = place(train_data, accelerator.device, config.data_memory_gb)
+    place(val_data, torch.device("cpu"), config.data_memory_gb)
+    if accelerator.is_main_process:
+        warn_of_shared(train_data, val_data)
+    return data_place
 
 
 def make_denoiser(config: TrainConfig, seq_len: int, scheduler: ExactDDIMScheduler) -> ActionTransformer1DModel:

@@ -76,6 +76,21 @@ def test_reconstruction_has_the_shape_of_its_input_and_is_that_of_the_pipeline(s
     assert Image.open(tmp_path / "out.png").width > 1000
 
 
+@pytest.mark.parametrize("noise_std", ["auto", "0.01"])
+def test_cleaning_says_the_noise_and_is_that_of_the_pipeline(noise_std, model, data, tmp_path, capsys):
+    actions = ActionDataset(data / "val").read(range(5)).numpy()
+    jitter = np.random.default_rng(0).normal(0, 0.01, (5, SEQ_LEN, 2))
+    actions[..., :2] = (actions[..., :2] + jitter).clip(0, 1)
+    np.save(tmp_path / "in.npy", actions.reshape(-1, 3))
+    files = ("--input", tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--plot", tmp_path / "clean.png")
+    assert call("reconstruct", "--model", model, *files, "--noise_std", noise_std, "--batch_size", 2) == 0
+    expected = pipeline_of(model).denoise(actions, None if noise_std == "auto" else 0.01)
+    cleaned = np.load(tmp_path / "out.npy")
+    np.testing.assert_allclose(cleaned, expected.actions.reshape(-1, 3), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(cleaned[:, 2], actions.reshape(-1, 3)[:, 2])
+    assert f"noise of {expected.noise_std:.5f} screens" in capsys.readouterr().out
+
+
 def test_export_writes_what_the_pipeline_exports_and_the_model_card(model, tmp_path, capsys):
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("# Strokes\n")
@@ -241,6 +256,8 @@ def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
         (("sample", "--num", 1, "--out", "in.npy/a.npy"), "cannot be written"),
         (("sample", "--num", 1), "--out"),
         (("reconstruct", "--input", "in.npy", "--out", "a.npy", "--strength", 0), "--strength is 0"),
+        (("reconstruct", "--input", "in.npy", "--out", "a.npy", "--noise_std", "much"), "--noise_std is much; give a number"),
+        (("reconstruct", "--input", "in.npy", "--out", "a.npy", "--noise_std", 0), "--noise_std is 0; give a number"),
         (("reconstruct", "--input", "in.npy", "--out", "in.npy", "--overwrite"), "is the --input"),
         (("reconstruct", "--input", "none.npy", "--out", "a.npy"), "--input none.npy is not a file"),
         (("reconstruct", "--input", "bad.npy", "--out", "a.npy"), "row 21: x is 1.5"),
