@@ -66,6 +66,15 @@ def test_too_many_in_a_row_end_the_run_with_advice_and_the_last_good_checkpoint(
     assert [int(row["train/skipped_updates"]) for row in rows(folder)] == [1, 2, 0]
 
 
+def test_row_of_skipped_updates_goes_on_over_the_end_of_an_epoch(run):
+    """Of the two that the first run skips at its end, no norm is left in the epoch that the other run begins."""
+    settings = {**SETTINGS, "max_bad_steps": 3}
+    with not_finite(lambda batch: batch in (2, 3)):
+        run(**{**settings, "num_epochs": 1})
+    with not_finite(lambda batch: batch == 1), pytest.raises(RunError, match="3 updates in a row, up to update 4"):
+        run(resume_from_checkpoint="latest", **settings)
+
+
 @pytest.mark.slow
 def test_disk_that_is_full_for_a_while_costs_no_more_than_checkpoints(python, flags, tmp_path):
     """A limit on the size of files stands in for the disk: EFBIG instead of ENOSPC, at the same place."""
