@@ -57,7 +57,7 @@ def save_checkpoint(run: Run) -> None:
     }
     tensors = {
         "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
-        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes),
+        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes, accelerator.device),
     }
     texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
     final = folder.checkpoint(run.update)

@@ -158,7 +158,7 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
     num_sequences, started = 0, time.perf_counter()
     bar = tqdm(
         total=run.updates_per_epoch,
-        initial=len(tally.grad_norms),
+        initial=tally.num_updates,
         desc=f"epoch {epoch}/{config.num_epochs}",
         leave=False,
         disable=not accelerator.is_main_process,
@@ -168,10 +168,9 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
             # Batches are counted from the run's start, so that each has noise of its own.
             loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + run.batch)
             run.batch += 1
-            tally.losses.append(loss)
+            tally.add(loss, grad_norm)
             num_sequences += len(actions)
             if grad_norm is not None:
-                tally.grad_norms.append(grad_norm)
                 bar.update()
                 if run.update % REFRESH_UPDATES == 0:
                     lr = run.lr_scheduler.get_last_lr()[0]

@@ -1,6 +1,7 @@
 """Early stopping, and the skipped updates of a tally."""
 
 import math
+import tracemalloc
 
 import pytest
 import torch
@@ -79,28 +80,64 @@ def test_best_pipeline_is_that_of_the_best_epoch(run):
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
 
+def add(tally: Tally, *numbers: float) -> None:
+    """Add batches that each end in an update, whose loss is a tenth of their gradient norm."""
+    for number in numbers:
+        tally.add(torch.tensor(number / 10), torch.tensor(number))
+
+
 def test_tally_counts_rows_of_skipped_updates_over_epochs():
     tally = Tally()
 
     def update(*norms: float) -> tuple[int, int, int]:
-        tally.grad_norms += map(torch.tensor, norms)
+        add(tally, *norms)
         tally.look()
         return tally.skipped, tally.skipped_in_a_row, tally.longest_row
 
     assert update(1.0, math.nan, 2.0) == (1, 0, 1)
     assert update(math.nan) == (2, 1, 1)
     tally.clear()
+    assert math.isnan(tally.mean_loss())
     assert update(math.inf, 1.0, math.nan) == (2, 1, 2)
     assert tally.mean_grad_norm() == 1.0
-    assert math.isnan(tally.mean_loss())
+    assert tally.num_updates == 3
+
+
+def test_tally_means_are_exact_and_of_what_is_finite():
+    tally, losses = Tally(), [0.1, math.nan, 1e8, 0.7, math.inf, 0.3]
+    for count, loss in enumerate(losses):
+        tally.add(torch.tensor(loss), torch.tensor(loss) if count % 2 else None)
+        if count == 2:
+            tally.look()
+    as_float32 = [torch.tensor(loss).item() for loss in losses]
+    finite = [loss for loss in as_float32 if math.isfinite(loss)]
+    assert tally.mean_loss() == math.fsum(finite) / 4
+    assert tally.mean_loss(last=3) == math.fsum(finite[-2:]) / 2
+    assert (tally.num_updates, tally.skipped, tally.mean_grad_norm()) == (3, 1, math.fsum(finite[-2:]) / 2)
 
 
 def test_tally_goes_on_from_its_state():
     tally, other = Tally(), Tally()
-    tally.losses = [torch.tensor(value) for value in (0.1, 0.7)]
-    tally.grad_norms = [torch.tensor(math.nan), torch.tensor(0.3)]
-    state = tally.state(lambda losses: torch.cat([losses, losses + 1]), num_processes=2)
-    other.load_state(state, rank=1, device=torch.device("cpu"), skipped_in_a_row=0)
-    assert other.mean_loss() == pytest.approx(1.4)
-    assert (other.skipped, other.mean_grad_norm()) == (1, tally.mean_grad_norm())
+    for loss, norm in ((0.1, None), (0.7, math.nan), (0.2, 0.3)):
+        tally.add(torch.tensor(loss), norm if norm is None else torch.tensor(norm))
+    state = tally.state(lambda losses: torch.cat([losses, losses + 1]), num_processes=2, device=torch.device("cpu"))
+    assert torch.equal(state["losses"], torch.tensor([[0.1, 0.7, 0.2], [1.1, 1.7, 1.2]]))
+    torch.testing.assert_close(state["grad_norms"], torch.tensor([math.nan, 0.3]), rtol=0, atol=0, equal_nan=True)
+    other.load_state(state, rank=1, skipped_in_a_row=0)
+    assert other.mean_loss() == pytest.approx(4 / 3)
+    assert (other.skipped, other.num_updates, other.mean_grad_norm()) == (1, 2, tally.mean_grad_norm())
     assert (other.skipped_in_a_row, other.longest_row) == (0, 0)
+
+
+def test_update_of_a_long_epoch_takes_a_few_bytes():
+    """As on a GPU, which is looked at every ten updates."""
+    tally = Tally()
+    tracemalloc.start()
+    for count in range(20_000):
+        add(tally, 1.0)
+        if count % 10 == 0:
+            tally.look()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert tally.mean_loss() == pytest.approx(0.1)
+    assert grown < 20_000 * 16
