@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from action_ddim import evaluation, plots, tracking
 from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
 from action_ddim.config import TrainConfig
 from action_ddim.ema import averaged_weights
+from action_ddim.interruption import Interruption
 from action_ddim.metrics import TARGETS, summarize
 from action_ddim.model_card import CARD_NAME, FIGURE_NAME, model_card
 from action_ddim.run import Run
@@ -29,17 +31,24 @@ def validation_indices(config: TrainConfig, num_sequences: int, *, everything: b
     return np.sort(rng.choice(num_sequences, config.eval_sequences, replace=False))
 
 
-def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
-    """Measure the averaged weights; every rank takes a share, and no sequence counts twice."""
+def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[str, float]:
+    """Measure the averaged weights; every rank takes a share, and no sequence counts twice.
+
+    Raises:
+        Interrupted: there is a reason to stop before one of the batches.
+    """
     config, accelerator, started = run.config, run.accelerator, time.perf_counter()
     share = indices[accelerator.process_index :: accelerator.num_processes]
     parts, objective = [], {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
+    largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
     with averaged_weights(run.ema, run.pipeline.denoiser):
-        for first in range(0, len(share), config.eval_batch_size):
+        for first in range(0, largest_share, config.eval_batch_size):
+            interruption.check(accelerator)
             batch = share[first : first + config.eval_batch_size]
-            actions = run.val_data.read(batch).numpy()
-            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
-            parts.append({"index": batch, **statistics})
+            if len(batch):
+                actions = run.val_data.read(batch).numpy()
+                statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
+                parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.
     order = np.argsort(np.concatenate([part["index"] for part in parts]))
@@ -128,13 +137,19 @@ def final_figures(run: Run, indices: np.ndarray) -> dict:
     }
 
 
-def card_files(run: Run) -> dict[str, bytes]:
-    """Return the model card and its figure, contents by name, from what the run folder holds by now."""
+def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, bytes]:
+    """Return the model card and its figure, contents by name.
+
+    Args:
+        row: Of the epoch under way, where the weights are judged by it; no figure shows them yet. By default the last row
+            and the last figure that there are.
+    """
     config = json.loads((run.folder.path / "config.json").read_text())
     data_info = Path(run.config.data_dir) / "dataset.json"
     data = json.loads(data_info.read_text()) if data_info.exists() else {}
-    row = (read_history(run) or [{}])[-1]
     # The epoch ends the name; the newest is the one drawn last.
-    figures = sorted(run.folder.plots.glob("reconstructions_epoch_*.png"), key=lambda path: int(path.stem.rsplit("_", 1)[1]))
-    card = model_card(config, row, data, has_figure=bool(figures))
+    drawn = run.folder.plots.glob("reconstructions_epoch_*.png") if row is None else ()
+    figures = sorted(drawn, key=lambda path: int(path.stem.rsplit("_", 1)[1]))
+    row = (read_history(run) or [{}])[-1] if row is None else row
+    card = model_card(config, row, data, updates=run.update, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -20,7 +20,7 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.loading import make_loader, place, validate_once
+from action_ddim.loading import make_loader, place
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
@@ -114,15 +114,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def build(
     config: TrainConfig, accelerator: Accelerator, folder: RunFolder, train_data: ActionDataset, val_data: ActionDataset
 ) -> Run:
-    """Check the data's values; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
+    """Place data that was checked; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
 
     MUST be called on every rank.
-
-    Raises:
-        UserError: a value of the data breaks the contract of `actions.py`.
     """
-    for dataset in (train_data, val_data):
-        validate_once(accelerator, dataset)
     data_place = place(train_data, accelerator.device, config.data_memory_gb)
     place(val_data, torch.device("cpu"), config.data_memory_gb)
     set_seed(config.seed)  # the same weights on every rank

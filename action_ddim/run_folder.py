@@ -149,14 +149,16 @@ class RunFolder:
     def continue_from(self, checkpoint: Path) -> list[Path]:
         """Go on from a checkpoint; set later ones aside, and return their new names."""
         self.last_checkpoint = checkpoint
-        moved = []
-        for other in list_checkpoints(self.path):
-            if update_of(other) > update_of(checkpoint):
-                # Where they are, they would be taken for newer than what this run is about to write.
-                names = (self.path / f"aside-{other.name}{suffix}" for suffix in ("", *map(".{}".format, range(1, 1000))))
-                moved.append(other.rename(next(name for name in names if not name.exists())))
+        # Where they are, they would be taken for newer than what this run is about to write.
+        later = [other for other in list_checkpoints(self.path) if update_of(other) > update_of(checkpoint)]
+        moved = [self.set_aside(other) for other in later]
         self.write_metrics()
         return moved
+
+    def set_aside(self, entry: Path) -> Path:
+        """Rename what this run does not go on from, and keep it; return its new name."""
+        names = (self.path / f"aside-{entry.name}{suffix}" for suffix in ("", *map(".{}".format, range(1, 1000))))
+        return entry.rename(next(name for name in names if not name.exists()))
 
     def delete(self, checkpoints: list[Path]) -> None:
         for checkpoint in checkpoints:

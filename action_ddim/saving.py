@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -67,12 +67,15 @@ def save_checkpoint(run: Run) -> None:
     on_main(accelerator, lambda: folder.delete(checkpoints_to_delete(list_checkpoints(folder.path), limit)))
 
 
-def save_pipeline(run: Run, final: Path) -> bool:
-    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not."""
+def save_pipeline(run: Run, final: Path, row: Mapping[str, float] | None = None) -> bool:
+    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not.
+
+    Its card says how good they are: as `row` does, or by default as the last epoch was.
+    """
 
     def write() -> None:
         with averaged_weights(run.ema, run.pipeline.denoiser):
-            run.folder.save_pipeline(run.pipeline, final, card_files(run))
+            run.folder.save_pipeline(run.pipeline, final, card_files(run, row))
 
     with write_failures_said(str(final)):
         on_main(run.accelerator, write)

@@ -1,16 +1,22 @@
 """Early stopping, and the skipped updates of a tally."""
 
 import math
+import os
+import signal
 import tracemalloc
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim.early_stopping import EarlyStopping
+from action_ddim.errors import RunStopped
+from action_ddim.model_card import updates_of
 from action_ddim.tally import Tally
 
 from .conftest import rows
+from .faults import after_steps, not_finite
 
 
 def stops_after(values, **changes) -> tuple[int | None, int]:
@@ -78,6 +84,63 @@ def test_best_pipeline_is_that_of_the_best_epoch(run):
     expected = load_file(folder / f"checkpoint-{3 * best:06d}" / "ema.safetensors")
     assert kept.keys() == expected.keys()
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    card = ModelCard.load(folder / "pipeline-best" / "README.md")
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert measured["mse"] == pytest.approx(float(rows(folder)[best - 1]["val/mse"]), abs=1e-6)
+    assert measured["mse"] != pytest.approx(float(rows(folder)[-1]["val/mse"]), abs=1e-6)
+    assert f"{3 * best} of 9 updates" in card.text
+
+
+def test_card_of_the_best_is_of_its_own_epoch_also_while_it_is_under_way(run):
+    """Each epoch is better than the one before, and is drawn: no figure of another epoch stands in the card."""
+    folder = run(lr=1e-3, num_epochs=2, early_stopping_patience=5, plot_epochs=1)
+    table, text = rows(folder), (folder / "pipeline-best" / "README.md").read_text()
+    assert float(table[1]["val/loss"]) < float(table[0]["val/loss"])
+    assert f"| mse | {float(table[1]['val/mse']):.4g} |" in text
+    assert "6 of 6 updates" in text
+    assert not (folder / "pipeline-best" / "reconstructions.png").exists()
+    assert (folder / "pipeline" / "reconstructions.png").exists()
+
+
+def test_best_pipeline_of_a_later_epoch_is_set_aside(run, capsys):
+    """Each epoch is better than the one before; a run goes back from the third to the first."""
+    settings = {"lr": 1e-3, "num_epochs": 3, "checkpointing_epochs": 1, "early_stopping_patience": 5}
+    folder = run(**settings)
+    assert updates_of(folder / "pipeline-best") == 9
+    run(resume_from_checkpoint="latest", **{**settings, "num_epochs": 4})
+    assert "set aside" not in capsys.readouterr().out
+    assert updates_of(folder / "pipeline-best") == 12
+    latest = (folder / "pipeline-best" / "README.md").read_bytes()
+    with after_steps({1: lambda: os.kill(os.getpid(), signal.SIGTERM)}), pytest.raises(RunStopped):
+        run(resume_from_checkpoint="checkpoint-000003", **settings)
+    output = capsys.readouterr().out
+    assert f"the best pipeline is a later one and set aside as {folder / 'aside-pipeline-best'}\n" in output
+    assert "the best epoch so far is 1, whose weights are kept no more" in output
+    assert not (folder / "pipeline-best").exists()
+    assert (folder / "aside-pipeline-best" / "README.md").read_bytes() == latest
+    run(resume_from_checkpoint="latest", **settings)
+    assert updates_of(folder / "pipeline-best") == 9
+
+
+def test_run_whose_best_weights_are_gone_names_no_place_for_them(run, capsys):
+    settings = {"lr": 1e-3, "num_epochs": 4, "checkpointing_epochs": 1}
+    folder = run(early_stopping_patience=2, **settings)
+    run(resume_from_checkpoint="checkpoint-000003", early_stopping_patience=2, early_stopping_min_delta=100, **settings)
+    output = capsys.readouterr().out
+    assert "val/loss has not improved for 2 epochs; the best was" in output
+    assert output.count("after epoch 1\n") == 1
+    assert not (folder / "pipeline-best").exists()
+
+
+def test_metric_that_is_never_a_number_ends_the_run_in_one_line(run, capsys):
+    settings = {"num_epochs": 9, "early_stopping_patience": 2, "plot_epochs": 1}
+    with not_finite(lambda batch: True, training=False):
+        folder = run(**settings)
+    said = "val/loss was no finite number in 2 epochs, so that none of them is the best"
+    assert capsys.readouterr().out.splitlines().count(said) == 1
+    assert [row["val/loss"] for row in rows(folder)] == ["nan", "nan"]
+    assert not (folder / "pipeline-best").exists()
+    assert (folder / "checkpoint-000006").is_dir()
 
 
 def add(tally: Tally, *numbers: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim import dataset as dataset_module
@@ -23,7 +24,7 @@ from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
 from action_ddim.run_folder import RunFolder
-from action_ddim.training import is_due, train_epoch
+from action_ddim.training import batches, is_due, train_epoch
 
 from .conftest import rows, timeless
 
@@ -151,6 +152,30 @@ def test_data_order_is_a_function_of_seed_and_epoch(flags, data):
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(7, 1)
+
+
+class Copies(TorchFunctionMode):
+    """Notes whether `Tensor.to` was told not to wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.non_blocking: list[bool] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to:
+            self.non_blocking.append((kwargs or {}).get("non_blocking", False))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_batches_go_to_the_device_without_waiting_for_it(flags, behind):
+    """From the middle of an epoch on, too."""
+    config = parse_train_config(flags())
+    run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+    run.batch = behind
+    with Copies() as copies:
+        assert len(list(batches(run, epoch=1))) == 3 - behind
+    assert copies.non_blocking == [True] * (3 - behind)
 
 
 def test_data_smaller_than_a_batch_trains(run):
