@@ -21,6 +21,8 @@ from action_ddim.run import Run
 from action_ddim.tables import targets_table
 
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
+# Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
+WORSE_THAN_NONE = 1.5
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
@@ -39,7 +41,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
     """
     config, accelerator, started = run.config, run.accelerator, time.perf_counter()
     share = indices[accelerator.process_index :: accelerator.num_processes]
-    parts, objective = [], {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
+    parts = []
     largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
     with averaged_weights(run.ema, run.pipeline.denoiser):
         for first in range(0, largest_share, config.eval_batch_size):
@@ -47,7 +49,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
             batch = share[first : first + config.eval_batch_size]
             if len(batch):
                 actions = run.val_data.read(batch).numpy()
-                statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
+                statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
                 parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.
@@ -70,7 +72,26 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
             f"  {value['train/sequences_per_second']:.0f} seq/s  {targets_line(value)}"
         )
+        warn_if_worse_than_none(run, metrics)
     tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
+
+
+def warn_if_worse_than_none(run: Run, metrics: dict[str, float]) -> None:
+    """Say so where the model is further off than one that answers 0, as it did before it was trained."""
+    loss = metrics["val/loss"]
+    if not loss <= WORSE_THAN_NONE * run.trivial_loss:  # nor is NaN
+        tqdm.write(
+            f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {run.trivial_loss:.3g};"
+            f" the training has diverged, reduce --lr, which is {run.config.lr:g}"
+        )
+
+
+def trivial_loss(run: Run) -> float:
+    """Return the val/loss of a model that answers 0, on sequences that stand for those of each epoch."""
+    indices = validation_indices(run.config, len(run.val_data), everything=False)
+    rows = indices[:: -(-len(indices) // NUM_ERROR_SEQUENCES)]
+    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, evaluation.Untrained()
+    return float(evaluation.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
 
 
 def targets_line(metrics: dict[str, float]) -> str:
@@ -81,11 +102,12 @@ def targets_line(metrics: dict[str, float]) -> str:
 
 
 def show_targets(run: Run, metrics: dict[str, float]) -> None:
-    """Print the documented targets as a table, and how much of the time validation took."""
+    """Print the documented targets as a table, and how much of the time validation took; before them what is amiss."""
     if not run.accelerator.is_main_process:
         return
     history = read_history(run)
     seconds = {name: sum(row[f"{name}/seconds"] for row in history) for name in ("train", "val")}
+    warn_if_worse_than_none(run, metrics)
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
     tqdm.write(
         f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"

@@ -47,6 +47,7 @@ class Run:
     early_stopping: EarlyStopping
     updates_per_epoch: int
     identity: dict = field(default_factory=dict)  # what must be the same to resume
+    trivial_loss: float = math.inf  # the val/loss of a model that knows nothing
     tally: Tally = field(default_factory=Tally)
     epoch: int = 0  # epochs that are complete
     batch: int = 0  # batches of the epoch after them that are behind
@@ -71,6 +72,10 @@ class Run:
     @property
     def loss_settings(self) -> dict:
         return {"snr_gamma": self.config.snr_gamma, "velocity_weight": self.config.velocity_weight}
+
+    @property
+    def objective(self) -> dict:
+        return {"weighting_scheme": self.config.weighting_scheme, **self.loss_settings}
 
 
 def check_device(config: TrainConfig) -> None:

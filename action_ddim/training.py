@@ -23,7 +23,7 @@ from action_ddim.interruption import Interrupted, Interruption
 from action_ddim.loading import open_data, validate_once
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.model_card import updates_of
-from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
+from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, trivial_loss, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.resume import Origin
 from action_ddim.run import Run, build, check_device, make_accelerator
@@ -99,6 +99,7 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
     }
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate_version}
     settings = dataclasses.asdict(config)
+    run.trivial_loss = trivial_loss(run)
     if origin:
         resume.restore(run, origin)
     if accelerator.is_main_process:

@@ -314,6 +314,22 @@ def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
     assert not (tmp_path / "run" / "pipeline").exists()
 
 
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
+def test_training_that_diverges_says_so_in_every_epoch_and_at_the_end(run, capsys, prediction_type):
+    """Against the loss of a model that was not trained, which answers 0."""
+    settings = {"prediction_type": prediction_type, "ema_decay": 0.0, "snr_gamma": 5}
+    untrained = float(rows(run("untrained", lr=1e-30, **settings))[-1]["val/loss"])
+    run("trained", lr=1e-2, **settings)
+    assert "worse than none" not in capsys.readouterr().out
+    losses = [float(row["val/loss"]) for row in rows(run("diverged", lr=3, **settings))]
+    said = [line for line in capsys.readouterr().out.splitlines() if "worse than none" in line]
+    assert said == [
+        f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {untrained:.3g};"
+        " the training has diverged, reduce --lr, which is 3"
+        for loss in (*losses, losses[-1])
+    ]
+
+
 def test_tensorboard_holds_the_metrics_and_plots(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
