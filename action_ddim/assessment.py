@@ -16,7 +16,7 @@ from action_ddim.dataset import ActionDataset
 from action_ddim.denoising import estimate_noise
 from action_ddim.evaluation import ReconstructionSettings
 from action_ddim.features import action_features
-from action_ddim.metrics import reconstruction_metrics, sequence_statistics, summarize
+from action_ddim.metrics import reconstruction_metrics
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.realism import Realism, check_eval_packages, measure_realism
@@ -100,6 +100,8 @@ class Assessment:
 
     - `reconstruction`: the metrics of `metrics.summarize` by strength.
     - `inversion`: `INVERSION_METRICS`, `residual` and `LATENT_MOMENTS`, of sequences encoded and decoded in S steps, by S.
+    - `not_finite`: how many sequences a model that has diverged made NaN or infinite, by what was done with them. All else is
+        of the others, and NaN where there are none.
     - `error_by_timestep`: `timesteps`, and mean squared errors `coord` and `press` of the clean actions predicted there, and
       `copied_coord` and `copied_press` of the noisy ones in their place.
     """
@@ -111,6 +113,7 @@ class Assessment:
     inversion: dict[int, dict[str, float]]
     realism: Realism
     error_by_timestep: dict[str, list]
+    not_finite: dict[str, int]
 
 
 def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: AssessmentSettings) -> tuple[Assessment, list[Picture]]:
@@ -126,13 +129,15 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     for first in tqdm(range(0, len(indices), settings.batch_size), unit="batch", desc="reading", disable=None, leave=False):
         rows = slice(first, first + settings.batch_size)
         real[rows] = data.read(indices[rows]).numpy()
-    reconstruction = {}
+    reconstruction, inversion, not_finite = {}, {}, {}
     for strength in STRENGTHS:
         how = settings.reconstruction(strength)
         soft = np.concatenate(list(reconstruct_batches(pipeline, real, indices, how, settings.batch_size)))
-        reconstruction[strength] = reconstruction_metrics(real, soft)
+        reconstruction[strength] = _metrics(real, soft)
+        not_finite[f"reconstructed at strength {strength:g}"] = int((~_finite(soft)).sum())
     most = pipeline.scheduler.config.num_train_timesteps
-    inversion = {S: _invert(pipeline, real, indices, S, settings) for S in DDIM_TABLE_2 if most >= S}
+    for S in (S for S in DDIM_TABLE_2 if most >= S):
+        inversion[S], not_finite[f"inverted in {S} steps"] = _invert(pipeline, real, indices, S, settings)
     batches = draw_samples(
         pipeline,
         settings.num_samples,
@@ -141,6 +146,7 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
         batch_size=settings.batch_size,
     )
     samples = np.concatenate(list(batches))
+    samples, not_finite["drawn"] = samples[_finite(samples)], int((~_finite(samples)).sum())
     realism = measure_realism(samples, real, settings.seed)
     some = slice(NUM_ERROR_SEQUENCES)
     timesteps, errors, constants = evaluation.error_by_timestep(pipeline, real[some], indices[some], settings.seed)
@@ -152,10 +158,25 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
         inversion=inversion,
         realism=realism,
         error_by_timestep={"timesteps": timesteps, **errors},
+        not_finite=not_finite,
     )
     figures = reconstruction_figures(pipeline, real, indices, settings.reconstruction(TARGET_STRENGTH))
     figures["error_by_timestep"] = plots.plot_error_by_timestep(timesteps, errors, constants)
-    return assessment, [_picture(name, figure) for name, figure in (figures | sample_figures(samples, real)).items()]
+    figures |= sample_figures(samples, real) if len(samples) else {}
+    return assessment, [_picture(name, figure) for name, figure in figures.items()]
+
+
+def _finite(actions: np.ndarray) -> np.ndarray:
+    """Say which of the sequences `(N, L, 3)` are finite throughout, `(N,)`."""
+    return np.isfinite(actions).all(axis=(1, 2))
+
+
+def _metrics(original: np.ndarray, reconstruction: np.ndarray) -> dict[str, float]:
+    """Return the metrics of the sequences whose reconstruction is finite, NaN where none is."""
+    finite = _finite(reconstruction)
+    if not finite.any():
+        return dict.fromkeys(reconstruction_metrics(original, original), np.nan)
+    return reconstruction_metrics(original[finite], reconstruction[finite])
 
 
 @contextmanager
@@ -219,8 +240,11 @@ def clean_batches(
 
 def _invert(
     pipeline: ActionDDIMPipeline, real: np.ndarray, indices: np.ndarray, S: int, settings: AssessmentSettings
-) -> dict[str, float]:
-    """Encode the first sequences in S steps and decode them in as many; return what came back of them."""
+) -> tuple[dict[str, float], int]:
+    """Encode the first sequences in S steps and decode them in as many.
+
+    Returns what came back of those that are finite, and how many are not.
+    """
     from scipy.stats import kurtosis  # of the extra `eval`
 
     parts, count = [], min(settings.num_inverted, len(real))
@@ -228,22 +252,28 @@ def _invert(
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
             batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
+            # However large the residual: it is reported.
             with steps_shown(pipeline):
-                # However large the residual: it is reported.
-                latents, residual = pipeline.invert(batch, S, generators, max_residual=math.inf, return_dict=False)
-                decoded = pipeline(latents=latents, num_inference_steps=S, output_type="pt", return_dict=False)[0]
-            statistics = sequence_statistics(batch, decoded.float().cpu().numpy())
-            found = {"residual": residual, "latents": latents}
-            parts.append({**statistics, **{name: values.cpu().double().numpy() for name, values in found.items()}})
+                inverted = pipeline.invert(batch, S, generators, max_residual=math.inf, return_dict=False)
+            latents, residual = (values.cpu().double().numpy() for values in inverted)
+            finite, decoded = _finite(latents), np.full_like(batch, np.nan)
+            if finite.any():
+                with steps_shown(pipeline):
+                    output = pipeline(latents=inverted[0][finite], num_inference_steps=S, output_type="pt", return_dict=False)[
+                        0
+                    ]
+                decoded[finite] = output.float().cpu().numpy()
+            parts.append((decoded, latents, residual))
             progress.update(len(batch))
-    statistics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    metrics, entries = summarize(statistics), statistics["latents"].ravel()
-    moments = (entries.mean(), entries.std(), kurtosis(entries))
-    return {
+    decoded, latents, residual = map(np.concatenate, zip(*parts, strict=True))
+    metrics, finite = _metrics(real[:count], decoded), _finite(decoded)
+    entries = latents[finite].ravel() if finite.any() else np.array([np.nan])
+    values = {
         **{name: metrics[name] for name in INVERSION_METRICS},
-        "residual": float(statistics["residual"].mean()),
-        **{name: float(moment) for name, moment in zip(LATENT_MOMENTS, moments, strict=True)},
+        "residual": residual[finite].mean() if finite.any() else np.nan,
+        **dict(zip(LATENT_MOMENTS, (entries.mean(), entries.std(), kurtosis(entries)), strict=True)),
     }
+    return {name: float(value) for name, value in values.items()}, int((~finite).sum())
 
 
 def reconstruction_figures(

@@ -151,15 +151,23 @@ class ActionDataset(Dataset):
         if ((index < 0) | (index >= len(self))).any():
             raise IndexError(f"an index lies outside the {len(self)} sequences of {self.folder}")
         if self._values is not None:
-            return self._values[torch.from_numpy(index).to(self._values.device)]
+            chosen = torch.from_numpy(index)
+            if self.on_device:  # a copy from memory that is not pinned waits for all that the device is at
+                chosen = chosen.pin_memory().to(self._values.device, non_blocking=True)
+            return self._values[chosen]
         batch = np.empty((len(index), self.seq_len, NUM_CHANNELS), dtype=np.float32)
-        file_of = np.searchsorted(self._ends, index, side="right")
-        places = index - self._starts[file_of]
-        rows = list(zip(file_of.tolist(), places.tolist(), strict=True))
-        for number, place in rows:
-            self.files[number].announce(self._opened(number), place, 1)
-        for row, (number, place) in enumerate(rows):
-            batch[row] = self._read(number, place, 1)
+        order = np.argsort(index)  # by file, and by place in it
+        file_of = np.searchsorted(self._ends, index[order], side="right")
+        places = index[order] - self._starts[file_of]
+        # In turns of as many files as stay open, so that each is opened once.
+        turns = np.unique(file_of, return_inverse=True)[1] // MAX_OPEN_FILES
+        for turn in range(turns.max(initial=-1) + 1):
+            now = turns == turn
+            rows = list(zip(order[now].tolist(), file_of[now].tolist(), places[now].tolist(), strict=True))
+            for _, number, place in rows:
+                self.files[number].announce(self._opened(number), place, 1)
+            for row, number, place in rows:
+                batch[row] = self._read(number, place, 1)
         return torch.from_numpy(batch)
 
     def _opened(self, number: int) -> FileIO:

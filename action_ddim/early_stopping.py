@@ -47,6 +47,13 @@ class EarlyStopping:
         """Say whether the patience is at its end after this epoch."""
         return self.patience is not None and epoch - self.best_epoch >= self.patience
 
+    def verdict(self) -> str:
+        """Say why the patience is at its end."""
+        if self.best is None:
+            return f"{self.metric} was no finite number in {self.patience} epochs, so that none of them is the best"
+        epochs = f"{self.metric} has not improved for {self.patience} epochs"
+        return f"{epochs}; the best was {self.best:g} after epoch {self.best_epoch}"
+
     def state(self) -> dict | None:
         return {"metric": self.metric, "best": self.best, "best_epoch": self.best_epoch} if self.on else None
 

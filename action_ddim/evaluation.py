@@ -32,6 +32,7 @@ def validation_loss(
     *,
     seed: int,
     weighting_scheme: str = "none",
+    denoiser: torch.nn.Module | None = None,
     **loss_settings,
 ) -> np.ndarray:
     """Return the training objective of each sequence, `(N,)`.
@@ -42,6 +43,7 @@ def validation_loss(
         actions: `(N, L, 3)` in [0, 1].
         indices: `(N,)`, the place of each sequence in its data set.
         weighting_scheme: Of `draw_timesteps`.
+        denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
         loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
     """
     num_train_timesteps = pipeline.scheduler.config.num_train_timesteps
@@ -53,7 +55,7 @@ def validation_loss(
     device = pipeline.device
     sample = to_model_space(torch.as_tensor(actions, device=device))
     loss = diffusion_loss(
-        pipeline.denoiser,
+        denoiser or pipeline.denoiser,
         pipeline.scheduler,
         sample,
         torch.cat(noise).to(device),
@@ -61,6 +63,13 @@ def validation_loss(
         **loss_settings,
     )
     return loss.cpu().double().numpy()
+
+
+class Untrained(torch.nn.Module):
+    """Answers 0, and that whatever can move may as well rest, as a denoiser does that has learned nothing yet."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor, ...]:
+        return torch.zeros_like(sample), torch.zeros_like(sample[:, 1:, :PRESS])
 
 
 def reconstruction_generators(seed: int, indices: np.ndarray) -> list[torch.Generator]:

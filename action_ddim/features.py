@@ -32,8 +32,8 @@ def gesture_types(actions: np.ndarray) -> np.ndarray:
 
 
 def type_shares(actions: np.ndarray) -> np.ndarray:
-    """Return the share of each of `GESTURE_TYPES` among the sequences, `(5,)`."""
-    return np.bincount(gesture_types(actions), minlength=len(GESTURE_TYPES)) / len(actions)
+    """Return the share of each of `GESTURE_TYPES` among the sequences, `(5,)`; 0 where there are none."""
+    return np.bincount(gesture_types(actions), minlength=len(GESTURE_TYPES)) / max(1, len(actions))
 
 
 def action_features(actions: np.ndarray) -> dict[str, np.ndarray]:

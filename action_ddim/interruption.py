@@ -1,7 +1,7 @@
 """`Interruption`: the wish that a run end early: SIGTERM, SIGINT, or that its time is up.
 
-A signal only leaves a note, which the run reads after each update. A second one ends the process at once, as if there
-were no handler; what is on disk is whole at every instant.
+A signal only leaves a note, which the run reads after each update, before each batch of validation, and while its data is
+checked. A second one ends the process at once, as if there were no handler; what is on disk is whole at every instant.
 """
 
 import os
@@ -17,6 +17,14 @@ from action_ddim.errors import is_first_process
 TIME_IS_UP = 1  # below the numbers of the signals, which outrank it
 REASONS = {TIME_IS_UP: "--max_train_time", signal.SIGINT: "SIGINT", signal.SIGTERM: "SIGTERM"}
 ONE_REQUEST_S = 1.0  # SLURM signals a launcher and its processes, and the launcher passes it on: one request, two signals
+
+
+class Interrupted(Exception):  # noqa: N818  (it is no error)
+    """The run is to end now, for a reason of `REASONS`: raised where its state is one that can be saved."""
+
+    def __init__(self, reason: int):
+        super().__init__(REASONS[reason])
+        self.reason = reason
 
 
 class Interruption:
@@ -46,19 +54,29 @@ class Interruption:
         if not self._signal:
             self._signal, self._caught_at = number, now
             if is_first_process():
-                text = f"\n{REASONS[number]}: saving after this update; a second one stops at once\n"
+                text = f"\n{REASONS[number]}: the run stops as soon as it can be saved; a second one ends it at once\n"
                 os.write(2, text.encode())  # print is not for signal handlers
         elif now - self._caught_at > ONE_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def reason(self, accelerator: Accelerator) -> int:
-        """Return the reason to stop now, a key of `REASONS`, or 0; the same on every rank, where it MUST be called."""
+    @property
+    def wish(self) -> int:
+        """The reason that this process has to stop, a key of `REASONS`, or 0."""
         late = self._deadline is not None and time.monotonic() > self._deadline
-        reason = self._signal or (TIME_IS_UP if late else 0)
+        return self._signal or (TIME_IS_UP if late else 0)
+
+    def reason(self, accelerator: Accelerator) -> int:
+        """Return the reason that any process has to stop, or 0; the same on every rank, where it MUST be called."""
         if accelerator.num_processes == 1:
-            return reason
-        return int(accelerator.gather(torch.tensor([reason], device=accelerator.device)).max())
+            return self.wish
+        return int(accelerator.gather(torch.tensor([self.wish], device=accelerator.device)).max())
+
+    def check(self, accelerator: Accelerator) -> None:
+        """Raise Interrupted where there is a reason to stop. MUST be called on every rank."""
+        reason = self.reason(accelerator)
+        if reason:
+            raise Interrupted(reason)
 
 
 def exit_code(reason: int) -> int:

@@ -3,7 +3,8 @@
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from action_ddim.config import TrainConfig
 from action_ddim.dataset import CHUNK_BYTES, ActionDataset
-from action_ddim.errors import RunError, UserError
+from action_ddim.errors import RunError, RunStopped, UserError
+from action_ddim.interruption import REASONS, Interruption, exit_code
 from action_ddim.sampler import EpochSampler
 
 SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
@@ -50,30 +52,35 @@ def open_for_model(flag: str, folder: str, seq_len: int, model: str) -> ActionDa
     return data
 
 
-def validate_once(accelerator: Accelerator, dataset: ActionDataset) -> None:
+def validate_once(accelerator: Accelerator, dataset: ActionDataset, interruption: Interruption) -> None:
     """Validate every value on the main process, while the others wait. MUST be called on every rank.
 
     Raises:
         UserError: as `ActionDataset.validate`, on every rank.
         RunError: the same, where a file can no longer be read.
+        RunStopped: there is a reason to stop; files that were found valid need not be read again.
     """
-    words = _validation_words(dataset) if accelerator.is_main_process else None
-    while True:
-        word = [next(words) if words else None]
-        if accelerator.num_processes > 1:
-            broadcast_object_list(word)
-        if isinstance(word[0], Exception):
-            raise word[0]
-        if word[0] == "valid":
-            return
+    with closing(_validation_words(dataset, interruption)) as words:
+        while True:
+            word = [next(words) if accelerator.is_main_process else None]
+            if accelerator.num_processes > 1:
+                broadcast_object_list(word)
+            if isinstance(word[0], Exception):
+                raise word[0]
+            if word[0] == "valid":
+                return
+            reason = interruption.reason(accelerator)
+            if reason:
+                what = f"the run stops while {dataset.folder} is checked ({REASONS[reason]}); nothing was trained"
+                raise RunStopped(what, exit_code(reason))
 
 
-def _validation_words(dataset: ActionDataset) -> Iterator[str | Exception]:
-    """Validate, and yield a sign of life now and then, at last "valid" or the error."""
+def _validation_words(dataset: ActionDataset, interruption: Interruption) -> Generator[str | Exception]:
+    """Validate, and yield a sign of life now and then, and on a wish to stop, at last "valid" or the error."""
     spoken = time.monotonic()
     try:
         for _ in dataset.validation():
-            if time.monotonic() - spoken > SIGN_OF_LIFE_S:
+            if interruption.wish or time.monotonic() - spoken > SIGN_OF_LIFE_S:
                 yield "reading"
                 spoken = time.monotonic()
     except (UserError, RunError) as error:

@@ -1,10 +1,11 @@
 """The model card, `pipeline/README.md`, in the form that the Hugging Face Hub reads."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
-from action_ddim.export import FIGURE_NAME, LOAD_INSTALLED
+from action_ddim.export import CARD_NAME, FIGURE_NAME, LOAD_INSTALLED
 from action_ddim.metrics import TARGETS
 from action_ddim.tables import Table, targets_table
 
@@ -38,13 +39,14 @@ above; actions drawn from noise are weaker, and `action-ddim evaluate` measures 
 publishes these weights states their licence, and whether the people who were recorded agreed."""
 
 
-def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_figure: bool) -> str:
+def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, updates: int, has_figure: bool) -> str:
     """Write the card of a model.
 
     Args:
         config: What the run folder's `config.json` holds: `settings`, `run`, `versions`, and our own version.
-        row: The last row of `metrics.csv`; empty before the first epoch has ended.
+        row: The row of `metrics.csv` that the model is judged by; empty before the first epoch has ended.
         data: The training folder's `dataset.json`; empty where there is none.
+        updates: That the weights have seen.
         has_figure: Whether `FIGURE_NAME` lies beside the card.
     """
     settings, run = config["settings"], config["run"]
@@ -56,7 +58,7 @@ def model_card(config: Mapping, row: Mapping[str, float], data: Mapping, *, has_
     versions = {"action_ddim": config["action_ddim"], **config["versions"]}
     figure = f"\n![Held-out actions: original, noisy, reconstructed]({FIGURE_NAME})\n" if has_figure else ""
     return f"""---
-{_metadata(metrics).to_yaml()}
+{_metadata(metrics, updates).to_yaml()}
 ---
 
 # {NAME}
@@ -76,11 +78,11 @@ of {run["seq_len"]} steps of `[x, y, press]`: x and y in [0, 1] of the screen, y
 
 ## Metrics
 
-{_metrics_section(metrics, settings) if metrics else "Not measured yet."}
+{_metrics_section(metrics, settings, row["update"]) if metrics else "Not measured yet."}
 {figure}
 ## Training
 
-{row.get("update", 0):,.0f} of {run["num_updates"]:,} updates of {run["global_batch_size"]} sequences; the weights are their
+{updates:,} of {run["num_updates"]:,} updates of {run["global_batch_size"]} sequences; the weights are their
 moving average.
 
 {_markdown(("flag", "value"), flags)}
@@ -89,7 +91,15 @@ moving average.
 """
 
 
-def _metadata(metrics: Mapping[str, float]) -> ModelCardData:
+def updates_of(pipeline: Path) -> int:
+    """Return how many updates the weights of a pipeline folder have seen, as its card says; 0 where it does not say."""
+    try:
+        return int((metadata_load(pipeline / CARD_NAME) or {})["updates"])
+    except Exception:  # no card, one of an earlier version, and whatever else somebody may have made of it
+        return 0
+
+
+def _metadata(metrics: Mapping[str, float], updates: int) -> ModelCardData:
     names = [name for target in TARGETS for name in target.metrics if metrics]
     results = [
         EvalResult(
@@ -103,13 +113,13 @@ def _metadata(metrics: Mapping[str, float]) -> ModelCardData:
         )
         for name in names
     ]
-    return ModelCardData(library_name="diffusers", tags=TAGS, model_name=NAME, eval_results=results or None)
+    return ModelCardData(library_name="diffusers", tags=TAGS, model_name=NAME, eval_results=results or None, updates=updates)
 
 
-def _metrics_section(metrics: Mapping[str, float], settings: Mapping) -> str:
+def _metrics_section(metrics: Mapping[str, float], settings: Mapping, update: float) -> str:
     targets = targets_table(metrics)
-    return f"""Held-out sequences, noised to {settings["recon_strength"]:g} of the schedule and denoised with DDIM, in
-{settings["recon_steps"]} steps over the whole of it; actions in [0, 1].
+    return f"""After {update:,.0f} updates: held-out sequences, noised to {settings["recon_strength"]:g} of the schedule and
+denoised with DDIM, in {settings["recon_steps"]} steps over the whole of it; actions in [0, 1].
 
 {targets.to_markdown()}
 

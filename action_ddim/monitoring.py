@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, dra
 from action_ddim.config import TrainConfig
 from action_ddim.ema import averaged_weights
 from action_ddim.export import CARD_NAME, FIGURE_NAME
+from action_ddim.interruption import Interruption
 from action_ddim.metrics import TARGETS, summarize
 from action_ddim.model_card import model_card
 from action_ddim.run import Run
 from action_ddim.tables import targets_table
 
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
+# Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
+WORSE_THAN_NONE = 1.5
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
@@ -30,18 +34,25 @@ def validation_indices(config: TrainConfig, num_sequences: int, *, everything: b
     return np.sort(rng.choice(num_sequences, config.eval_sequences, replace=False))
 
 
-def validate(run: Run, indices: np.ndarray) -> dict[str, float]:
-    """Measure the averaged weights; every rank takes a share, and no sequence counts twice."""
+def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[str, float]:
+    """Measure the averaged weights; every rank takes a share, and no sequence counts twice.
+
+    Raises:
+        Interrupted: there is a reason to stop before one of the batches.
+    """
     config, accelerator, started = run.config, run.accelerator, time.perf_counter()
     share = indices[accelerator.process_index :: accelerator.num_processes]
-    parts, objective = [], {"weighting_scheme": config.weighting_scheme, **run.loss_settings}
+    parts = []
+    largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
     with averaged_weights(run.ema, run.pipeline.denoiser):
-        firsts = range(0, len(share), config.eval_batch_size)
+        firsts = range(0, largest_share, config.eval_batch_size)
         for first in tqdm(firsts, "validating", leave=False, disable=None if accelerator.is_main_process else True):
+            interruption.check(accelerator)
             batch = share[first : first + config.eval_batch_size]
-            actions = run.val_data.read(batch).numpy()
-            statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **objective)
-            parts.append({"index": batch, **statistics})
+            if len(batch):
+                actions = run.val_data.read(batch).numpy()
+                statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
+                parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.
     order = np.argsort(np.concatenate([part["index"] for part in parts]))
@@ -63,7 +74,26 @@ def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
             f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
             f"  {value['train/sequences_per_second']:.0f} seq/s  {targets_line(value)}"
         )
+        warn_if_worse_than_none(run, metrics)
     tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
+
+
+def warn_if_worse_than_none(run: Run, metrics: dict[str, float]) -> None:
+    """Say so where the model is further off than one that answers 0, as it did before it was trained."""
+    loss = metrics["val/loss"]
+    if not loss <= WORSE_THAN_NONE * run.trivial_loss:  # nor is NaN
+        tqdm.write(
+            f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {run.trivial_loss:.3g};"
+            f" the training has diverged, reduce --lr, which is {run.config.lr:g}"
+        )
+
+
+def trivial_loss(run: Run) -> float:
+    """Return the val/loss of a model that answers 0, on sequences that stand for those of each epoch."""
+    indices = validation_indices(run.config, len(run.val_data), everything=False)
+    rows = indices[:: -(-len(indices) // NUM_ERROR_SEQUENCES)]
+    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, evaluation.Untrained()
+    return float(evaluation.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
 
 
 def targets_line(metrics: dict[str, float]) -> str:
@@ -74,10 +104,11 @@ def targets_line(metrics: dict[str, float]) -> str:
 
 
 def show_targets(run: Run, metrics: dict[str, float]) -> None:
-    """Print the documented targets as a table, and how much of the time validation took."""
+    """Print the documented targets as a table, and how much of the time validation took; before them what is amiss."""
     if not run.accelerator.is_main_process:
         return
     seconds = {name: sum(row.get(f"{name}/seconds", 0.0) for row in run.folder.rows) for name in ("train", "val")}
+    warn_if_worse_than_none(run, metrics)
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
     tqdm.write(
         f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
@@ -120,14 +151,21 @@ def final_figures(run: Run, indices: np.ndarray) -> dict:
     }
 
 
-def card_files(run: Run) -> dict[str, bytes]:
-    """Return the model card and its figure, contents by name, from what the run has and has drawn by now."""
+def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, bytes]:
+    """Return the model card and its figure, contents by name.
+
+    Args:
+        row: Of the epoch under way, where the weights are judged by it; no figure shows them yet. By default the last row
+            and the last figure that there are.
+    """
     data: dict = {}
     with contextlib.suppress(OSError, ValueError):  # it was an object at the start, where there was one
         data = json.loads((Path(run.config.data_dir) / "dataset.json").read_text())
-    row = run.folder.rows[-1] if run.folder.rows else {}
     # The epoch ends the name; the newest is the one drawn last.
-    drawn = {path.stem.rsplit("_", 1)[1]: path for path in run.folder.plots.glob("reconstructions_epoch_*.png")}
+    paths = run.folder.plots.glob("reconstructions_epoch_*.png") if row is None else ()
+    drawn = {path.stem.rsplit("_", 1)[1]: path for path in paths}
     figures = [drawn[epoch] for epoch in sorted(filter(str.isdecimal, drawn), key=int)]
-    card = model_card(run.folder.config, row, data, has_figure=bool(figures))
+    if row is None:
+        row = run.folder.rows[-1] if run.folder.rows else {}
+    card = model_card(run.folder.config, row, data, updates=run.update, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

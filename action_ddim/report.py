@@ -52,6 +52,7 @@ def tables(assessment: Assessment) -> list[Table]:
         _inversion_table(assessment),
         _realism_table(assessment),
         _types_table(assessment),
+        *_not_finite_tables(assessment),
     ]
 
 
@@ -99,6 +100,13 @@ def _types_table(assessment: Assessment) -> Table:
     shares = assessment.realism.type_shares
     rows = tuple((name, *(f"{100 * shares[of][name]:.1f} %" for of in ("drawn", "real"))) for name in shares["real"])
     return Table("Gesture types", ("type", "drawn", "real"), rows, "Shares of the sequences.")
+
+
+def _not_finite_tables(assessment: Assessment) -> list[Table]:
+    """Return a table of what is not finite; none of a model that is as it should be."""
+    rows = tuple((name, str(count)) for name, count in assessment.not_finite.items() if count)
+    note = "The model has diverged: these sequences are NaN or infinite, and all figures are of the others."
+    return [Table("Not finite", ("sequences", "not finite"), rows, note)] if rows else []
 
 
 def to_json(assessment: Assessment, model: str, data_dir: str) -> dict:
@@ -159,7 +167,9 @@ def write_report(folder: Path, assessment: Assessment, pictures: list[Picture], 
     Raises:
         UserError: they cannot be written.
     """
-    numbers = json.dumps(to_json(assessment, model, data_dir), indent=2, allow_nan=False) + "\n"
+    # JSON has no NaN: what is not a number is null.
+    content = json.loads(json.dumps(to_json(assessment, model, data_dir)), parse_constant=lambda constant: None)
+    numbers = json.dumps(content, indent=2, allow_nan=False) + "\n"
     for name, text in ((JSON_NAME, numbers), (HTML_NAME, to_html(assessment, pictures, model, data_dir))):
         with written_whole("--out", folder / name) as file:
             file.write(text.encode())

@@ -220,7 +220,7 @@ def restore(run: Run, origin: Origin) -> None:
         accelerator.load_state(str(path))
         load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
         epoch_state = load_file(path / "epoch.safetensors")
-        run.tally.load_state(epoch_state, rank, accelerator.device, origin.skipped_in_a_row)
+        run.tally.load_state(epoch_state, rank, origin.skipped_in_a_row)
         run.early_stopping.load_state(origin.early_stopping, origin.epoch)
         # Accelerate only logs where it cannot load the random states.
         states = load(path / f"random_states_{rank}.pkl")

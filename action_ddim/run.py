@@ -21,7 +21,7 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
 from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.loading import make_loader, place, validate_once, warn_of_shared
+from action_ddim.loading import make_loader, place, warn_of_shared
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.pretrained import check_agreement, find_device, load_pipeline
 from action_ddim.run_folder import RunFolder
@@ -51,6 +51,7 @@ class Run:
     updates_per_epoch: int
     num_updates: int  # of the whole run
     identity: dict = field(default_factory=dict)  # what must be the same to resume
+    trivial_loss: float = math.inf  # the val/loss of a model that knows nothing
     tally: Tally = field(default_factory=Tally)
     epoch: int = 0  # epochs that are complete
     batch: int = 0  # batches of the epoch after them that are behind
@@ -80,6 +81,10 @@ class Run:
     @property
     def loss_settings(self) -> dict:
         return {name: getattr(self.config, name) for name in ("snr_gamma", "velocity_weight", "rest_weight")}
+
+    @property
+    def objective(self) -> dict:
+        return {"weighting_scheme": self.config.weighting_scheme, **self.loss_settings}
 
 
 def check_device(config: TrainConfig) -> None:
@@ -147,14 +152,14 @@ def build(
     val_data: ActionDataset,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> Run:
-    """Check the data's values; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
+    """Place data that was checked; make and prepare model, optimizer, loader, learning-rate schedule and moving average.
 
     The model starts from the weights, or without them from random ones. MUST be called on every rank.
-
-    Raises:
-        UserError: a value of the data breaks the contract of `actions.py`.
     """
-    data_place = check_and_place(config, accelerator, train_data, val_data)
+    data_place = place(train_data, accelerator.device, config.data_memory_gb)
+    place(val_data, torch.device("cpu"), config.data_memory_gb)
+    if accelerator.is_main_process:
+        warn_of_shared(train_data, val_data)
     scheduler = noise_scheduler(config)
     set_seed(config.seed)  # the same weights on every rank
     denoiser = make_denoiser(config, train_data.seq_len, scheduler)
@@ -195,17 +200,6 @@ def build(
         updates_per_epoch=updates_per_epoch,
         num_updates=num_updates,
     )
-
-
-def check_and_place(config: TrainConfig, accelerator: Accelerator, train_data: ActionDataset, val_data: ActionDataset) -> str:
-    """Check the data's values and bring it where it is read from; return where that is for the training data."""
-    for dataset in (train_data, val_data):
-        validate_once(accelerator, dataset)
-    data_place = place(train_data, accelerator.device, config.data_memory_gb)
-    place(val_data, torch.device("cpu"), config.data_memory_gb)
-    if accelerator.is_main_process:
-        warn_of_shared(train_data, val_data)
-    return data_place
 
 
 def make_denoiser(config: TrainConfig, seq_len: int, scheduler: ExactDDIMScheduler) -> ActionTransformer1DModel:

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -70,7 +70,7 @@ def save_checkpoint(run: Run) -> None:
     }
     tensors = {
         "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
-        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes),
+        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes, accelerator.device),
     }
     texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
     final = folder.checkpoint(run.update)
@@ -94,12 +94,15 @@ def prune(run: Run) -> None:
     run.folder.delete(checkpoints_to_delete([*older, newest], run.config.checkpoints_total_limit))
 
 
-def save_pipeline(run: Run, final: Path) -> bool:
-    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not."""
+def save_pipeline(run: Run, final: Path, row: Mapping[str, float] | None = None) -> bool:
+    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not.
+
+    Its card says how good they are: as `row` does, or by default as the last epoch was.
+    """
 
     def write() -> None:
         with averaged_weights(run.ema, run.pipeline.denoiser):
-            run.folder.save_pipeline(run.pipeline, final, card_files(run))
+            run.folder.save_pipeline(run.pipeline, final, card_files(run, row))
 
     with write_failures_said(str(final)):
         on_main(run.accelerator, write)

@@ -19,10 +19,11 @@ from action_ddim import resume, tracking
 from action_ddim.actions import to_model_space
 from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError, RunStopped
-from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data
+from action_ddim.interruption import Interrupted, Interruption
+from action_ddim.loading import open_data, validate_once
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, validate, validation_indices
+from action_ddim.model_card import updates_of
+from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, trivial_loss, validate, validation_indices
 from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.resume import Origin
 from action_ddim.run import Run, build, check_device, initial_weights, make_accelerator
@@ -51,7 +52,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     Raises:
         UserError: the data, the folder, the device or the checkpoint is not as it should be; nothing was trained or written.
         RunError: the run cannot go on: out of memory or disk, data that is gone, a loss that stays not finite.
-        RunStopped: SIGTERM or SIGINT arrived; the run is saved.
+        RunStopped: SIGTERM or SIGINT arrived; the run is saved, unless it had trained nothing yet.
     """
     folder = RunFolder(config.save_dir)
     check_device(config)
@@ -69,11 +70,16 @@ def train(config: TrainConfig) -> dict[str, float]:
             return folder.last_metrics()
         # A run that goes on has its weights in the checkpoint, and no need of those that it once began with.
         weights = None if origin else initial_weights(config)
-        run = build(config, accelerator, folder, train_data, val_data, weights)
-        run.identity = identity
-        start(run, len(train_data), origin)
         try:
-            return train_epochs(run, interruption)
+            for dataset in (train_data, val_data):
+                validate_once(accelerator, dataset, interruption)
+            run = build(config, accelerator, folder, train_data, val_data, weights)
+            run.identity = identity
+            start(run, len(train_data), origin)
+            try:
+                return train_epochs(run, interruption)
+            except Interrupted as wish:
+                stop(run, wish.reason)
         except RunStopped as stopped:
             if stopped.exit_code:
                 raise
@@ -98,10 +104,11 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
     }
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate_version}
     settings = dataclasses.asdict(config)
+    run.trivial_loss = trivial_loss(run)
     if origin:
         resume.restore(run, origin)
     if accelerator.is_main_process:
-        prepare_folder(run.folder, config, origin)
+        prepare_folder(run, origin)
         run.folder.write_config(
             {"action_ddim": action_ddim.__version__, "settings": settings, "run": facts, "versions": versions}
         )
@@ -124,10 +131,11 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
         accelerator.print(f"the weights start from those of {config.init_from}")
 
 
-def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None) -> None:
+def prepare_folder(run: Run, origin: Origin | None) -> None:
     """Make room for a run from the start, or go back to where one goes on from; say what was moved."""
+    folder, stopping = run.folder, run.early_stopping
     if origin is None:
-        moved, models = folder.begin(in_place=config.resume_from_checkpoint is not None)
+        moved, models = folder.begin(in_place=run.config.resume_from_checkpoint is not None)
         if moved:
             print(f"{folder.path} held an earlier run, which is now {moved}")
         for model in models:
@@ -135,16 +143,26 @@ def prepare_folder(folder: RunFolder, config: TrainConfig, origin: Origin | None
         return
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")
+    if updates_of(folder.best_pipeline) > origin.update:
+        # It is not the best of this run, which will come to it again, or on another way to another.
+        print(f"the best pipeline is a later one and set aside as {folder.set_aside(folder.best_pipeline)}")
+        if stopping.best is not None:
+            print(f"the best epoch so far is {stopping.best_epoch}, whose weights are kept no more; a better one's will be")
     print(f"the run goes on from {origin.path}")
 
 
 def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
-    """Train, measure, log and save, epoch by epoch, until the last one or until nothing improves any more."""
-    config, metrics = run.config, {}
+    """Train, measure, log and save, epoch by epoch, until the last one or until nothing improves any more.
+
+    Raises:
+        Interrupted: there is a reason to stop; the run can be saved as it is, also between the batches of a validation: on
+            going on, an epoch whose batches are all behind is only measured.
+    """
+    config, accelerator, metrics = run.config, run.accelerator, {}
     for epoch in range(run.epoch + 1, run.num_epochs + 1):
         metrics = train_epoch(run, epoch, interruption)
         with data_failures_rescued(run):
-            last = measure(run, epoch, metrics)
+            last = measure(run, epoch, metrics, interruption)
         log_epoch(run, epoch, metrics)
         if run.batch == len(run.loader):  # --max_train_steps may end a run within an epoch, from where another may go on
             run.epoch, run.batch = epoch, 0
@@ -162,6 +180,7 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
             run.accelerator.wait_for_everyone()  # the first process draws
             finish(run, saved)
             break
+        interruption.check(accelerator)
     return metrics
 
 
@@ -172,7 +191,7 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
     num_sequences, started = 0, time.perf_counter()
     bar = tqdm(
         total=min(run.updates_per_epoch, run.num_updates - (epoch - 1) * run.updates_per_epoch),
-        initial=len(tally.grad_norms),
+        initial=tally.num_updates,
         desc=f"epoch {epoch}/{run.num_epochs}",
         leave=False,
         disable=not accelerator.is_main_process,
@@ -182,10 +201,9 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
             # Batches are counted from the run's start, so that each has noise of its own.
             loss, grad_norm = training_step(run, actions, batch=(epoch - 1) * len(run.loader) + run.batch)
             run.batch += 1
-            tally.losses.append(loss)
+            tally.add(loss, grad_norm)
             num_sequences += len(actions)
             if grad_norm is not None:
-                tally.grad_norms.append(grad_norm)
                 bar.update()
                 if run.update % REFRESH_UPDATES == 0:
                     lr = run.lr_scheduler.get_last_lr()[0]
@@ -210,7 +228,10 @@ def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, f
 def batches(run: Run, epoch: int) -> Iterator[torch.Tensor]:
     """Yield the epoch's batches `(B, L, 3)` from the one on that the run is at, as far as the run goes."""
     run.loader.set_epoch(epoch)
-    loader = run.accelerator.skip_first_batches(run.loader, run.batch) if run.batch else run.loader
+    loader = run.loader
+    if run.batch:
+        loader = run.accelerator.skip_first_batches(loader, run.batch)
+        loader._non_blocking = run.loader._non_blocking  # which Accelerate 1.15 leaves behind
     # A loader draws from the global generator when it begins; dropout draws from it too, and must not depend on how
     # often an epoch was begun.
     with torch.random.fork_rng(devices=[]):
@@ -224,15 +245,13 @@ def batches(run: Run, epoch: int) -> Iterator[torch.Tensor]:
 
 
 def after_update(run: Run, interruption: Interruption) -> None:
-    """Look at the state of things, and save or stop where that is due."""
+    """Look at the state of things, and save where that is due."""
     config, accelerator = run.config, run.accelerator
     on_cpu = accelerator.device.type == "cpu"
     if on_cpu or run.update % REFRESH_UPDATES == 0:  # looking waits for a GPU
         end_if_bad(run)
     if on_cpu or accelerator.num_processes == 1 or run.update % REFRESH_UPDATES == 0:
-        reason = interruption.reason(accelerator)
-        if reason:
-            stop(run, reason)
+        interruption.check(accelerator)
     # After the last batch, the end of the epoch sees to it.
     at_end = run.batch == len(run.loader) or run.update == run.num_updates
     if is_due(run.update, config.checkpointing_steps or 0) and not at_end:
@@ -293,26 +312,25 @@ def is_due(epoch: int, every: int) -> bool:
     return every > 0 and epoch % every == 0
 
 
-def measure(run: Run, epoch: int, metrics: dict[str, float]) -> bool:
+def measure(run: Run, epoch: int, metrics: dict[str, float], interruption: Interruption) -> bool:
     """Add the epoch's validation to its metrics; say whether it is the run's last.
 
-    Early stopping compares the same sequences in every epoch; the metrics of the last epoch are those of all.
+    Early stopping compares the same sequences in every epoch; the metrics of the last epoch are those of all. That may take
+    long, and a run that is cut short then needs no more than to measure again: it is saved before.
     """
-    config, stopping = run.config, run.early_stopping
+    config, stopping, best = run.config, run.early_stopping, run.folder.best_pipeline
     last = epoch == run.num_epochs
     if stopping.on or not last:
-        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=False))
+        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=False), interruption)
     if stopping.on:
         if stopping.improves(epoch, metrics[stopping.metric]):
-            save_pipeline(run, run.folder.best_pipeline)
+            save_pipeline(run, best, {"epoch": epoch, "update": run.update, **metrics})
         if stopping.exhausted(epoch):
-            run.accelerator.print(
-                f"{stopping.metric} has not improved for {stopping.patience} epochs; the best was {stopping.best:g}"
-                f" after epoch {stopping.best_epoch}: {run.folder.best_pipeline}"
-            )
+            run.accelerator.print(stopping.verdict() + (f": {best}" if best.exists() else ""))
             last = True
     if last:
-        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=True))
+        save(run)
+        metrics |= validate(run, validation_indices(config, len(run.val_data), everything=True), interruption)
     return last
 
 

@@ -29,13 +29,32 @@ def after_steps(actions: dict[int, Callable[[], object]]) -> Iterator[None]:
 
 
 @contextmanager
-def not_finite(is_bad: Callable[[int], bool]) -> Iterator[None]:
-    """Let the denoiser answer NaN for the training batches, counted from 1, that `is_bad` names."""
+def after_evaluations(actions: dict[int, Callable[[], object]]) -> Iterator[None]:
+    """Do something after the denoiser was asked so many times outside training."""
+    evaluations = 0
+
+    def count(module, inputs, output) -> None:
+        nonlocal evaluations
+        if isinstance(module, ActionTransformer1DModel) and not module.training:
+            evaluations += 1
+            if evaluations in actions:
+                actions[evaluations]()
+
+    hook = register_module_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def not_finite(is_bad: Callable[[int], bool], training: bool = True) -> Iterator[None]:
+    """Let the denoiser answer NaN for the batches of training, or of all else, counted from 1, that `is_bad` names."""
     batches = 0
 
     def spoil(module, inputs, output):
         nonlocal batches
-        if isinstance(module, ActionTransformer1DModel) and module.training:
+        if isinstance(module, ActionTransformer1DModel) and module.training == training:
             batches += 1
             if is_bad(batches):
                 return tuple(value * torch.nan for value in output)

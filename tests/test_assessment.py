@@ -5,6 +5,7 @@ import contextlib
 import html.parser
 import io
 import json
+import math
 import re
 
 import numpy as np
@@ -12,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from action_ddim import ActionDDIMPipeline
+from action_ddim import ActionDDIMPipeline, ExactDDIMScheduler
 from action_ddim.actions import to_model_space
-from action_ddim.assessment import AssessmentSettings, assess, draw_samples
+from action_ddim.assessment import AssessmentSettings, assess, draw_samples, reconstruct_batches
 from action_ddim.cli import main
 from action_ddim.dataset import ActionDataset
 from action_ddim.evaluation import (
@@ -24,6 +25,7 @@ from action_ddim.evaluation import (
     predict_noise,
     reconstruction_generators,
 )
+from action_ddim.features import type_shares
 from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.realism import MIN_SEQUENCES
@@ -153,6 +155,66 @@ def test_error_by_timestep_is_that_of_the_predicted_actions(pipeline, real):
     assert constants["press"] == pytest.approx(((actions - actions.mean(axis=0))[..., 2] ** 2).mean())
 
 
+@pytest.fixture
+def short(model) -> ActionDDIMPipeline:
+    """One of 20 diffusion timesteps, which is soon inverted, and a test's own."""
+    pipeline = ActionDDIMPipeline.from_pretrained(model)
+    pipeline.scheduler = ExactDDIMScheduler.from_config(pipeline.scheduler.config, num_train_timesteps=20)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_what_is_not_finite_is_counted_and_the_rest_is_measured(short, real):
+    """The first of every batch comes out NaN: of four batches, of the two that are drawn, of one and what is left of it."""
+
+    def spoil(module, inputs, output):
+        output[0][0] = torch.nan
+
+    settings = AssessmentSettings(NUM_REAL, MIN_SEQUENCES + 2, num_inverted=6, sample_steps=5, batch_size=64, seed=3)
+    actions, indices = real.read(chosen(real)).numpy(), chosen(real)
+    others = np.arange(NUM_REAL) % 64 > 0
+    soft = np.concatenate(list(reconstruct_batches(short, actions, indices, settings.reconstruction(0.5), 64)))
+    drawn = np.concatenate(list(draw_samples(short, MIN_SEQUENCES + 2, num_inference_steps=5, seed=3, batch_size=64)))
+    shares = type_shares(drawn[np.arange(len(drawn)) % 64 > 0])
+    hook = short.denoiser.register_forward_hook(spoil)
+    try:
+        assessment, pictures = assess(short, real, settings)
+    finally:
+        hook.remove()
+    assert assessment.not_finite == {
+        **{f"reconstructed at strength {strength}": 4 for strength in (0.3, 0.5, 0.7)},
+        **{f"inverted in {steps} steps": 2 for steps in (10, 20)},
+        "drawn": 2,
+    }
+    assert assessment.reconstruction[0.5] == pytest.approx(reconstruction_metrics(actions[others], soft[others]), rel=1e-5)
+    assert all(math.isfinite(value) for values in assessment.inversion.values() for value in values.values())
+    assert assessment.realism.num_sequences == MIN_SEQUENCES
+    assert list(assessment.realism.type_shares["drawn"].values()) == shares.tolist()
+    assert all(math.isfinite(each.value) for each in assessment.realism.figures.values())
+    assert len(pictures) == 6
+    assert [cell for cell in Page(to_html(assessment, pictures, "m", "d")).cells if cell == "drawn"] == ["drawn"] * 3
+
+
+def test_evaluate_of_a_model_that_has_diverged_reports_it(short, real, tmp_path, capsys):
+    """Finite weights so large that nothing which it answers is finite."""
+    for parameter in short.denoiser.parameters():
+        parameter.data *= 1e8
+    short.save_pretrained(tmp_path / "diverged")
+    words = ["evaluate", "--model", tmp_path / "diverged", "--data_dir", real.folder, "--out", tmp_path / "report", "--num", 20]
+    words += ["--num_samples", 10, "--num_inverted", 2, "--num_inference_steps", 2]
+    assert main([str(word) for word in words]) == 0
+    output = capsys.readouterr().out
+    assert "0 of 6 targets met" in output
+    assert re.search(r"^reconstructed at strength 0\.5 +20$", output, re.MULTILINE)
+    assert re.search(r"^inverted in 20 steps +2$", output, re.MULTILINE)
+    assert re.search(r"^drawn +10$", output, re.MULTILINE)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["not_finite"]["drawn"] == 10
+    assert report["reconstruction"]["0.5"]["mse"] is None
+    assert report["targets"]["mse"] == {"values": {"mse": None}, "target": "< 0.01", "met": False}
+    assert (tmp_path / "report" / "report.html").exists()
+
+
 class Page(html.parser.HTMLParser):
     """The text of a page, its images, and whatever it would fetch from elsewhere."""
 
@@ -244,3 +306,5 @@ def test_evaluate_prints_writes_and_agrees_with_itself(model, real, tmp_path, ca
     page = Page((tmp_path / "report" / "report.html").read_text())
     assert f"{mse:.4g}" in page.cells
     assert report["settings"]["num_samples"] == 10
+    assert set(report["not_finite"].values()) == {0}
+    assert "Not finite" not in output

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,18 @@ def test_no_more_files_stay_open_than_the_limit(tmp_path, monkeypatch):
     for indices in ([15, 0, 7, 4, 11], list(range(16)), [0]):
         np.testing.assert_array_equal(dataset.read(indices).numpy(), actions[indices])
         assert len(dataset._open) <= 3
+
+
+def test_batch_opens_each_of_its_files_once(tmp_path):
+    actions, opened = write_files(tmp_path, *[2] * 90), []  # more files than stay open
+    order, watching = np.random.default_rng(0).permutation(180), [True]
+    sys.addaudithook(lambda event, arguments: watching and event == "open" and opened.append(str(arguments[0])))
+    dataset = ActionDataset(tmp_path, L)
+    opened.clear()
+    np.testing.assert_array_equal(dataset.read(order).numpy(), actions[order])
+    assert sorted(opened) == sorted(map(str, tmp_path.glob("*.npy")))
+    assert dataset.read([]).shape == (0, L, 3)
+    watching.clear()  # a hook stays for good
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,22 @@
 """A run that is asked to stop saves itself, says so in one line, and ends with the code that a shell expects."""
 
+import json
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
 from action_ddim import interruption
+from action_ddim.check_record import RECORD_NAME
 from action_ddim.checkpoint import find_damage, list_checkpoints
+from action_ddim.cli import train as train_verb
+from action_ddim.dataset import ActionDataset
+from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.interruption import TIME_IS_UP, Interruption, exit_code
 
 from .conftest import TRAINER, rows, wait_for
@@ -29,7 +36,7 @@ def test_signals_leave_a_note_and_the_second_ends_the_process(monkeypatch, fresh
         assert ended == [(os.getpid(), signal.SIGTERM)]
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.signal(signal.SIGTERM, before) == signal.SIG_DFL
-    assert capfd.readouterr().err.count("SIGTERM: saving after this update; a second one stops at once") == 1
+    assert capfd.readouterr().err.count("SIGTERM: the run stops as soon as it can be saved; a second one ends it at once") == 1
 
 
 def test_time_limit_is_outranked_by_a_signal(fresh_accelerator):
@@ -60,10 +67,47 @@ def test_exit_codes():
     assert [exit_code(reason) for reason in (signal.SIGTERM, signal.SIGINT, TIME_IS_UP)] == [143, 130, 0]
 
 
-def test_time_limit_ends_the_run_with_what_it_has(run, capsys):
+def test_time_limit_ends_the_run_with_what_it_has(run, data, capsys):
+    for name in ("train", "val"):
+        ActionDataset(data / name).validate()  # or its time is up before it has trained
     folder = run(max_train_time=1e-9, num_epochs=1000)
     assert "the run stops after update 1 (--max_train_time); the last good checkpoint is" in capsys.readouterr().out
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000001"]
+
+
+@pytest.fixture
+def unchecked(tmp_path):
+    """A folder of four files that were never checked."""
+    write_dataset(GestureConfig(num_sequences=8, sequence_length=20), tmp_path / "unchecked", sequences_per_file=2)
+    return tmp_path / "unchecked"
+
+
+def when_checked(path, action) -> None:
+    """Do something when a file is opened for the third time: its header was read, and its digest taken."""
+    times = []
+
+    def look(event: str, arguments: tuple) -> None:
+        if event == "open" and str(arguments[0]) == str(path):
+            times.append(event)
+            if len(times) == 3:
+                action()
+
+    sys.addaudithook(look)  # for good, but no other test opens the file
+
+
+def test_signal_while_data_is_checked_ends_it_at_once_and_keeps_what_was_checked(unchecked, flags, capsys, fresh_accelerator):
+    names = [path.name for path in sorted(unchecked.glob("*.npy"))]
+    assert len(names) == 4
+    when_checked(unchecked / names[2], lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert train_verb(flags(data_dir=unchecked)) == 143
+    assert capsys.readouterr().out == f"the run stops while {unchecked} is checked (SIGTERM); nothing was trained\n"
+    assert not Path(flags()[flags().index("--save_dir") + 1]).exists()
+    assert list(json.loads((unchecked / RECORD_NAME).read_text())["files"]) == names[:2]
+
+
+def test_time_that_is_up_while_data_is_checked_is_no_failure(unchecked, flags, capsys, fresh_accelerator):
+    assert train_verb(flags(data_dir=unchecked, max_train_time=1e-9)) == 0
+    assert "is checked (--max_train_time); nothing was trained" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ import json, re, resource, sys
 from pathlib import Path
 from action_ddim.run_folder import RunFolder
 from action_ddim.arguments import parse_train_config
-from action_ddim.loading import open_data
+from action_ddim.interruption import Interruption
+from action_ddim.loading import open_data, validate_once
 from action_ddim.run import build, make_accelerator
 from action_ddim.training import failures_explained
 
@@ -27,7 +28,10 @@ def status(key):
 
 def read(words):
     config = parse_train_config(words)
-    run = build(config, make_accelerator(config), RunFolder("run"), *open_data(config))
+    accelerator, datasets = make_accelerator(config), open_data(config)
+    for dataset in datasets:
+        validate_once(accelerator, dataset, Interruption())
+    run = build(config, accelerator, RunFolder("run"), *datasets)
     return sum(len(batch) for batch in run.loader)
 
 small, large, room_mb = (json.loads(word) for word in sys.argv[1:])

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from action_ddim.export import FIGURE_NAME
 from action_ddim.metrics import TARGETS, reconstruction_metrics
-from action_ddim.model_card import model_card
+from action_ddim.model_card import model_card, updates_of
 
 SETTINGS = {
     "data_dir": "/home/ada/secret",
@@ -22,7 +22,7 @@ RUN = {
     "seq_len": 20,
     "num_train_sequences": 5000,
     "num_val_sequences": 1000,
-    "num_updates": 3950,
+    "num_updates": 4200,
     "global_batch_size": 64,
 }
 CONFIG = {"action_ddim": "0.1.0", "settings": SETTINGS, "run": RUN, "versions": {"torch": "2.13.0"}}
@@ -37,7 +37,7 @@ def row() -> dict[str, float]:
 
 
 def test_hub_reads_the_metadata_and_the_metrics(row, tmp_path):
-    (tmp_path / "README.md").write_text(model_card(CONFIG, row, {"source": "pen | tablet"}, has_figure=True))
+    (tmp_path / "README.md").write_text(model_card(CONFIG, row, {"source": "pen | tablet"}, updates=4000, has_figure=True))
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "diffusers"
     assert "action-ddim" in card.data.tags
@@ -48,14 +48,15 @@ def test_hub_reads_the_metadata_and_the_metrics(row, tmp_path):
 
 
 def test_card_says_what_the_model_is_for_and_how_it_was_made(row):
-    text = model_card(CONFIG, row, {"source": "pen | tablet", "rate_hz": 125}, has_figure=True)
+    text = model_card(CONFIG, row, {"source": "pen | tablet", "rate_hz": 125}, updates=4000, has_figure=True)
     assert "agents that act openly for their user" in text
     assert "not for passing as a human where that is not wanted" in " ".join(text.split())
     assert "ActionDDIMPipeline.from_pretrained" in text
     assert "1,234,567 parameters" in text
     assert "| --lr | 0.0002 |" in text
     assert "| source | pen \\| tablet |" in text
-    assert "3,950 of 3,950 updates" in text
+    assert "4,000 of 4,200 updates" in text
+    assert "After 3,950 updates: held-out" in text
     assert f"({FIGURE_NAME})" in text
     assert "| temporal_iou |" in text
     assert "torch 2.13.0" in text
@@ -78,7 +79,7 @@ def test_values_of_dataset_json_are_shown_as_they_are(row):
 
 
 def test_card_tells_no_folder_and_no_empty_flag(row):
-    text = model_card(CONFIG, row, {}, has_figure=False)
+    text = model_card(CONFIG, row, {}, updates=4000, has_figure=False)
     assert "secret" not in text
     assert "--snr_gamma" not in text
     assert FIGURE_NAME not in text
@@ -87,6 +88,15 @@ def test_card_tells_no_folder_and_no_empty_flag(row):
 
 
 def test_card_before_the_first_epoch(tmp_path):
-    (tmp_path / "README.md").write_text(model_card(CONFIG, {}, {}, has_figure=False))
+    (tmp_path / "README.md").write_text(model_card(CONFIG, {}, {}, updates=0, has_figure=False))
     assert ModelCard.load(tmp_path / "README.md").data.eval_results is None
     assert "Not measured yet" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("card", [None, "", "no card", "---\nupdates: [1]\n---\n", "---\n- a\n---\n", "---\n: {\n---\n"])
+def test_card_that_does_not_say_so_stands_for_no_updates(card, row, tmp_path):
+    if card is not None:
+        (tmp_path / "README.md").write_text(card)
+    assert updates_of(tmp_path) == 0
+    (tmp_path / "README.md").write_text(model_card(CONFIG, row, {}, updates=4000, has_figure=False))
+    assert updates_of(tmp_path) == 4000

@@ -5,13 +5,14 @@ import math
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from action_ddim.checkpoint import list_checkpoints
+from action_ddim.checkpoint import find_damage, list_checkpoints
 from action_ddim.cli import train as train_verb
 from action_ddim.config import TrainConfig
 from action_ddim.errors import RunStopped, UserError
@@ -19,7 +20,7 @@ from action_ddim.gestures import GestureConfig, write_dataset
 from action_ddim.resume import check_identity, data_digest
 
 from .conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
-from .faults import after_steps
+from .faults import after_evaluations, after_steps
 
 # 12 sequences in batches of 2: 6 batches, an update of 4 and one of 2, or six of 1; dropout draws from the global generator.
 SETTINGS = {"batch_size": 2, "dropout": 0.1, "lr": 1e-3, "num_epochs": 2, "plot_epochs": 0, "ema_decay": 0.9}
@@ -70,6 +71,88 @@ def test_stopped_again_and_again_to_the_end(run, run_until):
     assert state(folder / "checkpoint-000012") == state(whole / "checkpoint-000012")
     assert timeless(folder) == timeless(whole)
     assert len(rows(folder)) == 2
+
+
+FORWARDS = 6  # of a batch of validation: five DDIM steps of a reconstruction, and the loss
+VALIDATION = {"eval_batch_size": 1, "eval_sequences": 2}  # of five
+STOPPING = {"early_stopping_patience": 9, "early_stopping_metric": "val/mse"}
+
+
+@pytest.mark.parametrize(
+    ("batch", "epoch", "changes"),
+    [(1, 0, {}), (2, 0, {}), (4, 1, {}), (1, 0, STOPPING), (4, 1, STOPPING), (7, 1, STOPPING)],
+    ids=["first", "last of it", "of all", "first, of some", "second, of some", "second, of all"],
+)
+def test_stopped_in_a_validation_it_ends_at_once_and_only_measures_again(run, batch, epoch, changes, tmp_path):
+    """With early stopping the last epoch validates some, then all. What was interrupted is the validation of one batch."""
+    settings = {**SETTINGS, **VALIDATION, **changes}
+    whole, evaluated = run("whole", **settings), []
+    watched = {count: partial(evaluated.append, count) for count in range(1, 100)}
+    watched[FORWARDS * (batch - 1) + 2] = send(signal.SIGTERM)
+    with after_evaluations(watched), pytest.raises(RunStopped) as stopped:
+        run(**settings)
+    update = 6 * (epoch + 1)
+    last_of_it = (batch, epoch) == (2, 0)
+    assert f"after update {update} (SIGTERM)" in str(stopped.value)
+    assert evaluated[-1] == FORWARDS * batch  # the batch at which it came is finished, and no other
+    progress = json.loads((tmp_path / "run" / f"checkpoint-{update:06d}" / "progress.json").read_text())
+    assert (progress["epoch"], progress["batch"], progress["update"]) == ((1, 0, 6) if last_of_it else (epoch, 6, update))
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 1
+
+    steps = []
+    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    folder = run(resume_from_checkpoint="latest", **settings)
+    hook.remove()
+    assert len(steps) == 12 - update
+    assert state(folder / "checkpoint-000012") == state(whole / "checkpoint-000012")
+    assert timeless(folder) == timeless(whole)
+    for best in folder.glob("pipeline-best/denoiser/*"):
+        assert best.read_bytes() == (whole / best.relative_to(folder)).read_bytes()
+
+
+def test_before_all_is_validated_there_is_a_checkpoint(run, tmp_path):
+    def look() -> None:
+        assert find_damage(checkpoint) is None
+        progress.append(json.loads((checkpoint / "progress.json").read_text()))
+
+    checkpoint, progress = tmp_path / "run" / "checkpoint-000012", []
+    with after_evaluations({2 * FORWARDS + 1: look}):
+        run(**SETTINGS, **VALIDATION)
+    assert [(entry["epoch"], entry["batch"], entry["update"]) for entry in progress] == [(1, 6, 12)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_long_validation_is_stopped_and_killed_and_nothing_is_trained_again(start, launch, flags, tmp_path, processes):
+    """301 sequences one by one, of which the second process has one batch less; only one process is told."""
+    write_dataset(GestureConfig(301, sequence_length=20, seed=3), tmp_path / "long")
+    settings = {**SETTINGS, "val_data_dir": tmp_path / "long", "num_epochs": 1, "eval_batch_size": 1}
+    begin = launch if processes == 2 else partial(start, TRAINER)
+    whole = begin(*flags(save_dir=tmp_path / "whole", **settings))
+    folder = tmp_path / "run"
+    updates = 6 // processes
+    checkpoint = folder / f"checkpoint-{updates:06d}"
+
+    process = begin(*flags(save_dir=folder, **settings))
+    wait_for(checkpoint.exists, process)
+    os.kill(int((folder / ".lock").read_text()), signal.SIGTERM)
+    assert process.wait(60) == 143 if processes == 1 else process.wait(60) != 0
+    assert f"the run stops after update {updates} (SIGTERM); the last good checkpoint is {checkpoint}" in process.output()
+    assert find_damage(checkpoint) is None
+    assert not (folder / "metrics.csv").exists()
+
+    process = begin(*flags(save_dir=folder, resume_from_checkpoint="latest", **settings))
+    before = checkpoint.stat().st_ino
+    wait_for(lambda: checkpoint.exists() and checkpoint.stat().st_ino != before, process)  # it is saved before all is validated
+    os.kill(int((folder / ".lock").read_text()), signal.SIGKILL)
+    assert process.wait(120) != 0
+    assert not (folder / "metrics.csv").exists()
+
+    process = begin(*flags(save_dir=folder, resume_from_checkpoint="latest", **settings))
+    assert process.wait(300) == 0, process.output()
+    assert whole.wait(300) == 0, whole.output()
+    assert state(checkpoint) == state(tmp_path / "whole" / checkpoint.name)
+    assert timeless(folder) == timeless(tmp_path / "whole")
 
 
 def test_damaged_checkpoints_are_named_and_passed_over(run, run_until, capsys):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 import action_ddim.export
 from action_ddim import ActionDDIMPipeline, loading
@@ -28,7 +29,7 @@ from action_ddim.metrics import TARGETS, reconstruction_metrics
 from action_ddim.monitoring import validation_indices
 from action_ddim.run import build, make_accelerator
 from action_ddim.run_folder import RunFolder
-from action_ddim.training import is_due, start, train_epoch
+from action_ddim.training import batches, is_due, start, train_epoch
 
 from .conftest import rows, timeless
 
@@ -185,6 +186,30 @@ def test_data_order_is_a_function_of_seed_and_epoch(flags, data):
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(7, 1)
+
+
+class Copies(TorchFunctionMode):
+    """Notes whether `Tensor.to` was told not to wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.non_blocking: list[bool] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to:
+            self.non_blocking.append((kwargs or {}).get("non_blocking", False))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_batches_go_to_the_device_without_waiting_for_it(flags, behind):
+    """From the middle of an epoch on, too."""
+    config = parse_train_config(flags())
+    run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))
+    run.batch = behind
+    with Copies() as copies:
+        assert len(list(batches(run, epoch=1))) == 3 - behind
+    assert copies.non_blocking == [True] * (3 - behind)
 
 
 def test_data_smaller_than_a_batch_trains(run):
@@ -364,6 +389,22 @@ def test_loss_that_is_not_finite_ends_the_run_with_advice(run, tmp_path):
     with pytest.raises(RunError, match=r"--lr to 1e-5.*no checkpoint yet"):
         run(lr=1e30)
     assert not (tmp_path / "run" / "pipeline").exists()
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon"])
+def test_training_that_diverges_says_so_in_every_epoch_and_at_the_end(run, capsys, prediction_type):
+    """Against the loss of a model that was not trained, which answers 0."""
+    settings = {"prediction_type": prediction_type, "ema_decay": 0.0, "snr_gamma": 5}
+    untrained = float(rows(run("untrained", lr=1e-30, **settings))[-1]["val/loss"])
+    run("trained", lr=1e-2, **settings)
+    assert "worse than none" not in capsys.readouterr().out
+    losses = [float(row["val/loss"]) for row in rows(run("diverged", lr=3, **settings))]
+    said = [line for line in capsys.readouterr().out.splitlines() if "worse than none" in line]
+    assert said == [
+        f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {untrained:.3g};"
+        " the training has diverged, reduce --lr, which is 3"
+        for loss in (*losses, losses[-1])
+    ]
 
 
 def test_tensorboard_holds_the_metrics_and_plots(run):

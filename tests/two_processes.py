@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from action_ddim.actions import to_model_space
 from action_ddim.config import TrainConfig
 from action_ddim.dataset import ActionDataset
+from action_ddim.interruption import Interruption
 from action_ddim.loading import open_data
 from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
 from action_ddim.monitoring import validate
@@ -133,7 +134,7 @@ def main(data: Path, out: Path) -> None:
     facts = {
         "rank": state.process_index,
         "batches": batches_by_epoch(run, data),
-        "metrics": validate(run, torch.arange(len(run.val_data)).numpy()),
+        "metrics": validate(run, torch.arange(len(run.val_data)).numpy(), Interruption()),
         "loss_of_one_batch": batch_loss(run, ActionDataset(data / "train").read(range(8)), batch=0).item(),
     }
     weights = update_once(run, data)
