@@ -71,7 +71,7 @@ def test_values_of_dataset_json_are_shown_as_they_are(row):
         "of `whom`": "`code` [link](https://example.com) ![image](x.png) \\",
         "note": "**bold** *slanted* __bold__ _slanted_ a_b",
     }
-    shown = markdown.markdown(model_card(CONFIG, row, data, has_figure=False), extensions=["tables"])
+    shown = markdown.markdown(model_card(CONFIG, row, data, updates=4000, has_figure=False), extensions=["tables"])
     section = shown[shown.index("<h2>Data") : shown.index("<h2>Metrics")]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", section, re.DOTALL)
     assert [html.unescape(cell) for cell in cells] == [" ".join(text.split()) for item in data.items() for text in item]
