@@ -21,6 +21,7 @@ train: $(VENV)/.installed test_data_mini
 	    --nhead 2 \
 	    --wandb_project ddim-mac-test \
 	    --device cpu
+	@echo "That was a smoke test: 10 sequences teach nothing. Next: make data, and the full training of README.md, which meets the targets."
 
 # The data of the documented full training: 5,000 and 1,000 sequences.
 data: $(VENV)/.installed diffusion_test_data
