@@ -59,9 +59,9 @@ def test_a_run_starts_from_the_weights_of_a_pipeline_and_takes_its_shape(run, mo
 
 def test_it_starts_from_the_averaged_weights_of_a_run_and_learns_on(run):
     first = run("first", lr=1e-2, num_epochs=20)
-    second = run("second", init_from=first / "pipeline", num_epochs=1, lr=1e-4, **SHAPE)
+    second = run("second", init_from=first / "pipeline", num_epochs=1, lr=1e-6, **SHAPE)
     assert float(rows(second)[0]["val/loss"]) == pytest.approx(float(rows(first)[-1]["val/loss"]), rel=0.02)
-    anew = run("anew", num_epochs=1, lr=1e-4)
+    anew = run("anew", num_epochs=1, lr=1e-6)
     assert float(rows(anew)[0]["val/loss"]) > 1.5 * float(rows(second)[0]["val/loss"])
 
 
