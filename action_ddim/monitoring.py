@@ -102,13 +102,13 @@ def targets_line(metrics: dict[str, float]) -> str:
 
 
 def show_targets(run: Run, metrics: dict[str, float]) -> None:
-    """Print the documented targets as a table, and how much of the time validation took; before them what is amiss."""
+    """Print the documented targets as a table, what is amiss, and how much of the time validation took."""
     if not run.accelerator.is_main_process:
         return
     history = read_history(run)
     seconds = {name: sum(row[f"{name}/seconds"] for row in history) for name in ("train", "val")}
-    warn_if_worse_than_none(run, metrics)
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
+    warn_if_worse_than_none(run, metrics)
     tqdm.write(
         f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
         f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of both"
