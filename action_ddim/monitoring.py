@@ -104,12 +104,12 @@ def targets_line(metrics: dict[str, float]) -> str:
 
 
 def show_targets(run: Run, metrics: dict[str, float]) -> None:
-    """Print the documented targets as a table, and how much of the time validation took; before them what is amiss."""
+    """Print the documented targets as a table, what is amiss, and how much of the time validation took."""
     if not run.accelerator.is_main_process:
         return
     seconds = {name: sum(row.get(f"{name}/seconds", 0.0) for row in run.folder.rows) for name in ("train", "val")}
-    warn_if_worse_than_none(run, metrics)
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
+    warn_if_worse_than_none(run, metrics)
     tqdm.write(
         f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
         f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of both"

@@ -148,7 +148,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         Raises:
             ValueError: an argument is out of its range, or the actions do not fit.
         """
-        recording = self._to_device(actions, "actions", torch.promote_types(self.denoiser.dtype, torch.float32))
+        recording = self._to_device(actions, "actions", torch.promote_types(self.denoiser.dtype, torch.float32)).cpu()
         if noise_std is None:
             noise_std = estimate_noise(recording)
         if not 0 <= noise_std < math.inf:
@@ -157,14 +157,15 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if noise_std > 0:
             # Model space is twice as wide as the screen.
             scheduler = self._scheduler_at(max(2 * noise_std, LEAST_NOISE), num_inference_steps)
-            signal = scheduler.alphas_cumprod[-1].sqrt().to(recording)
-            sample, move_logits = self._denoise((signal * to_model_space(recording)).to(self.denoiser.dtype), scheduler)
-            predicted = from_model_space(sample.to(recording.dtype))
-            variance = bend_variance(predicted[..., :PRESS], move_logits)
+            noisy = scheduler.alphas_cumprod[-1].sqrt().cpu() * to_model_space(recording)
+            sample, move_logits = self._denoise(self._to_device(noisy, "actions"), scheduler)
+            # Smoothed on the CPU, step by step and in float64.
+            predicted = from_model_space(sample.cpu().to(recording.dtype))
+            variance = bend_variance(predicted[..., :PRESS], None if move_logits is None else move_logits.cpu())
             denoised[..., :PRESS] = smooth(recording[..., :PRESS], variance, noise_std**2).to(recording.dtype)
             if press_is_noisy:
                 denoised[..., PRESS:] = predicted[..., PRESS:]
-        denoised = threshold_press(denoised.clip(0, 1)).float().cpu().numpy()
+        denoised = threshold_press(denoised.clip(0, 1)).float().numpy()
         return ActionDenoisingOutput(denoised, noise_std) if return_dict else (denoised, noise_std)
 
     @torch.no_grad()
@@ -273,7 +274,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
 
     def _scheduler_at(self, noise_std: float, num_inference_steps: int) -> SchedulerMixin:
         """Return the scheduler cut where noise has this deviation beside the signal, with its timesteps chosen."""
-        alphas = self.scheduler.alphas_cumprod.double().cpu()
+        alphas = self.scheduler.alphas_cumprod.cpu().double()
         top = int(((1 - alphas) / alphas < noise_std**2).sum()) + 1
         if not 1 <= num_inference_steps <= min(top, len(alphas)):
             raise ValueError(f"num_inference_steps is {num_inference_steps}, not in 1..{top}, the timesteps below the noise")
