@@ -28,7 +28,7 @@ from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.tally import Tally
 
-CLEAR_NOISE = 0.027  # in model space, 0.0135 of the screen: about what a network errs by, however little noise there is
+CLEAR_NOISE = 0.0225  # in model space, 0.011 of the screen: about what a network errs by, however little noise there is
 ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 
 
