@@ -13,12 +13,11 @@ from huggingface_hub import RepoUrl
 
 import action_ddim.export
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
+from action_ddim.evaluation.model_card import model_card
 from action_ddim.masks import build_mask
-from action_ddim.model_card import model_card
-
-from .conftest import SEQ_LEN
-from .gaussian import make_scheduler
-from .test_model_card import CONFIG
+from tests.conftest import SEQ_LEN
+from tests.evaluation.test_model_card import CONFIG
+from tests.gaussian import make_scheduler
 
 # As where it is not installed, in whichever way it is installed here.
 WITHOUT_THE_PACKAGE = """

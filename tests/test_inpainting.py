@@ -8,10 +8,9 @@ from diffusers.configuration_utils import register_to_config
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.actions import PRESS
-from action_ddim.filling import Known, interpolate
+from action_ddim.inpainting import Known, interpolate
 from action_ddim.masks import build_mask
-
-from .gaussian import make_scheduler, output_of
+from tests.gaussian import make_scheduler, output_of
 
 SEQ_LEN = 20
 

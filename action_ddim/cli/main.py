@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from action_ddim import __version__, model_cli
-from action_ddim.arguments import OneLineParser, parse_train_config, suggestion
+from action_ddim import __version__
+from action_ddim.cli import model as model_cli
+from action_ddim.cli.train import OneLineParser, parse_train_config, suggestion
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
-from action_ddim.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
+from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
 SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine within a few
 
@@ -28,7 +29,7 @@ def train(argv: list[str], prog: str | None = None) -> int:
         if config.device == "mps":  # what it lacks runs on the CPU; read as torch is imported
             os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
-        from action_ddim.training import train as train_model
+        from action_ddim.training.loop import train as train_model
 
         train_model(config)
 

@@ -12,14 +12,14 @@ import numpy as np
 from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
-from action_ddim.arguments import OneLineParser
-from action_ddim.config import DEVICES
+from action_ddim.cli.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.cli.train import OneLineParser
 from action_ddim.errors import UserError
-from action_ddim.outputs import check_output, check_writable, write_actions, write_plot
 from action_ddim.pretrained import load_pipeline
+from action_ddim.training.config import DEVICES
 
 if TYPE_CHECKING:
-    from action_ddim.dataset import ActionDataset
+    from action_ddim.data.dataset import ActionDataset
     from action_ddim.pipeline import ActionDDIMPipeline
 
 # torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
@@ -38,14 +38,14 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
     args = parser.parse_args(argv)
     _check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
-    from action_ddim.report import HTML_NAME, JSON_NAME
+    from action_ddim.evaluation.report import HTML_NAME, JSON_NAME
 
     if args.out:
         for name in (JSON_NAME, HTML_NAME):
             check_output("--out", args.out / name, args.overwrite)
-    from action_ddim.assessment import AssessmentSettings, assess
-    from action_ddim.realism import check_eval_packages
-    from action_ddim.report import tables, write_report
+    from action_ddim.evaluation.evaluate import AssessmentSettings, assess
+    from action_ddim.evaluation.realism import check_eval_packages
+    from action_ddim.evaluation.report import tables, write_report
 
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device)
@@ -82,8 +82,8 @@ def sample(argv: list[str], prog: str | None) -> None:
     _check_outputs(args)
     pipeline = load_pipeline(args.model, args.device)
     _check_steps(args, pipeline, "num_inference_steps")
-    from action_ddim import plots
-    from action_ddim.assessment import NUM_SHEET, draw_samples
+    from action_ddim.evaluation import plots
+    from action_ddim.evaluation.evaluate import NUM_SHEET, draw_samples
 
     steps, seq_len = args.num_inference_steps, pipeline.denoiser.config.seq_len
     batches = draw_samples(
@@ -116,16 +116,16 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
         raise UserError(f"--input {args.input} is not a file")
     pipeline = load_pipeline(args.model, args.device)
     _check_steps(args, pipeline, "num_inference_steps")
-    from action_ddim import evaluation, plots
-    from action_ddim.action_file import open_action_file
-    from action_ddim.assessment import clean_batches, reconstruct_batches
+    from action_ddim.data.action_file import open_action_file
+    from action_ddim.evaluation import inference, plots
+    from action_ddim.evaluation.evaluate import clean_batches, reconstruct_batches
 
     seq_len = pipeline.denoiser.config.seq_len
     recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
     with recording.open() as file:
         actions = recording.read(file, 0, recording.num_sequences)
     _check_actions(args.input, actions, args.batch_size)
-    settings = evaluation.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
+    settings = inference.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     if args.noise_std is None:
         soft = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
@@ -141,7 +141,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
         shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
         noisy = shown
         if args.noise_std is None:
-            noisy = evaluation.noised(pipeline, shown, np.arange(len(shown)), settings)
+            noisy = inference.noised(pipeline, shown, np.arange(len(shown)), settings)
         return plots.plot_reconstructions(shown, noisy, np.stack(written))
 
     write_plot(args.plot, figure)
@@ -232,7 +232,7 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     Raises:
         UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
     """
-    from action_ddim.loading import open_for_model
+    from action_ddim.training.loader import open_for_model
 
     data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
     data.validate()

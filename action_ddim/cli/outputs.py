@@ -70,7 +70,7 @@ def write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
     """Draw a figure and write it as PNG, and say so; nothing without a path."""
     if path is None:
         return
-    from action_ddim import plots
+    from action_ddim.evaluation import plots
 
     png = plots.image_to_png(plots.figure_to_image(draw()))
     with written_whole("--plot", path) as file:

@@ -14,9 +14,9 @@ from typing import Any, NoReturn, get_args, get_origin
 import yaml
 
 from action_ddim import __version__
-from action_ddim.config import MODEL_SETTINGS, TrainConfig
 from action_ddim.errors import UserError
 from action_ddim.pretrained import check_agreement, model_settings
+from action_ddim.training.config import MODEL_SETTINGS, TrainConfig
 
 # What is called otherwise in diffusers, in transformers, or by habit; the first of ours that a parser knows is meant.
 HABITS = {

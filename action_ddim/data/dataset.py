@@ -19,11 +19,11 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from action_ddim.action_file import open_action_file
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
-from action_ddim.check_record import CheckRecord, fingerprint
+from action_ddim.data.action_file import open_action_file
+from action_ddim.data.check_record import CheckRecord, fingerprint
 from action_ddim.errors import UserError, is_first_process
-from action_ddim.gestures import GestureConfig
+from augmentation.gestures import GestureConfig
 
 # Of dataset.json: what is documented, and what the generator writes. Others are information of the folder's owner.
 KNOWN_KEYS = {"sequence_length", "rate_hz", "source", "seed", *(item.name for item in dataclasses.fields(GestureConfig))}

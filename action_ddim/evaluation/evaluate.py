@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from action_ddim import evaluation, plots
 from action_ddim.actions import NUM_CHANNELS
-from action_ddim.dataset import ActionDataset
+from action_ddim.data.dataset import ActionDataset
+from action_ddim.data.features import action_features
 from action_ddim.denoising import estimate_noise
-from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.features import action_features
-from action_ddim.metrics import reconstruction_metrics
+from action_ddim.evaluation import inference, plots
+from action_ddim.evaluation.inference import ReconstructionSettings
+from action_ddim.evaluation.metrics import reconstruction_metrics
+from action_ddim.evaluation.realism import Realism, check_eval_packages, measure_realism
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.realism import Realism, check_eval_packages, measure_realism
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,7 +149,7 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     samples, not_finite["drawn"] = samples[_finite(samples)], int((~_finite(samples)).sum())
     realism = measure_realism(samples, real, settings.seed)
     some = slice(NUM_ERROR_SEQUENCES)
-    timesteps, errors, constants = evaluation.error_by_timestep(pipeline, real[some], indices[some], settings.seed)
+    timesteps, errors, constants = inference.error_by_timestep(pipeline, real[some], indices[some], settings.seed)
     assessment = Assessment(
         num_sequences=len(real),
         seq_len=real.shape[1],
@@ -216,7 +216,7 @@ def reconstruct_batches(
         for first in range(0, len(actions), batch_size):
             batch = np.array(actions[first : first + batch_size], dtype=np.float32)
             with steps_shown(pipeline):
-                reconstructed = evaluation.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
+                reconstructed = inference.reconstruct(pipeline, batch, indices[first : first + batch_size], settings)
             yield reconstructed
             progress.update(len(batch))
 
@@ -251,7 +251,7 @@ def _invert(
     with tqdm(total=count, unit="seq", desc=f"inversion, {S} steps", disable=None, leave=False) as progress:
         for first in range(0, count, settings.batch_size):
             rows = slice(first, min(first + settings.batch_size, count))
-            batch, generators = real[rows], evaluation.reconstruction_generators(settings.seed, indices[rows])
+            batch, generators = real[rows], inference.reconstruction_generators(settings.seed, indices[rows])
             # However large the residual: it is reported.
             with steps_shown(pipeline):
                 inverted = pipeline.invert(batch, S, generators, max_residual=math.inf, return_dict=False)
@@ -281,11 +281,11 @@ def reconstruction_figures(
 ) -> dict[str, "Figure"]:
     """Draw the first of the sequences `(N, L, 3)` as they are reconstructed, and their noise as the network sees it."""
     shown, rows = slice(plots.MAX_ROWS), slice(NUM_NOISE_SEQUENCES)
-    noisy = evaluation.noised(pipeline, actions[shown], indices[shown], settings)
-    reconstructed = evaluation.reconstruct(pipeline, actions[shown], indices[shown], settings)
-    noise = evaluation.draw_reconstruction_noise(actions[rows], indices[rows], settings.seed)
-    timestep = evaluation.first_timestep(pipeline, settings)
-    predicted = evaluation.predict_noise(pipeline, actions[rows], noise, timestep)
+    noisy = inference.noised(pipeline, actions[shown], indices[shown], settings)
+    reconstructed = inference.reconstruct(pipeline, actions[shown], indices[shown], settings)
+    noise = inference.draw_reconstruction_noise(actions[rows], indices[rows], settings.seed)
+    timestep = inference.first_timestep(pipeline, settings)
+    predicted = inference.predict_noise(pipeline, actions[rows], noise, timestep)
     return {
         "reconstructions": plots.plot_reconstructions(actions[shown], noisy, reconstructed),
         "noise_comparison": plots.plot_noise_comparison(noise.numpy(), predicted, timestep),

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from action_ddim.actions import PRESS, from_model_space, to_model_space
+from action_ddim.evaluation.metrics import sequence_statistics
 from action_ddim.guidance import predict_clean
-from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.metrics import sequence_statistics
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
+from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
 
 NUM_ERROR_TIMESTEPS = 21
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from action_ddim.actions import CHANNELS, PRESS, PRESS_THRESHOLD
-from action_ddim.features import gesture_types
+from action_ddim.data.features import gesture_types
 
 POWER_FLOOR = 1e-10  # keeps the decibels of a perfect reconstruction, and of a sequence of zeros, within +-100
 VARIANCE_FLOOR = 1e-12  # below it a channel counts as constant: its float32 rounding is no motion

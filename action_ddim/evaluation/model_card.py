@@ -5,9 +5,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+from action_ddim.evaluation.metrics import TARGETS
+from action_ddim.evaluation.tables import Table, targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME, LOAD_INSTALLED
-from action_ddim.metrics import TARGETS
-from action_ddim.tables import Table, targets_table
 
 NAME = "DDIM model of pointer and touch actions"
 TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from action_ddim.actions import CHANNELS, PRESS, X, Y
-from action_ddim.plots import COLORS, MAX_ROWS, plot_over_time, plot_stroke
+from action_ddim.evaluation.plots import COLORS, MAX_ROWS, plot_over_time, plot_stroke
 
 KNOWN_COLOR = "#009E73"
 

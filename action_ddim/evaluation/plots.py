@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from action_ddim.actions import CHANNELS, PRESS, PRESS_THRESHOLD, X, Y
-from action_ddim.metrics import TARGETS
+from action_ddim.evaluation.metrics import TARGETS
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
 COLORS = {"x": "#0072B2", "y": "#D55E00", "press": "#999999", "target": "#009E73"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from action_ddim.data.features import GESTURE_TYPES, action_features, gesture_types, type_shares
 from action_ddim.errors import UserError
-from action_ddim.features import GESTURE_TYPES, action_features, gesture_types, type_shares
 
 MIN_SEQUENCES = 100  # on either side; with fewer the floors are as large as what they are to be compared with
 MAX_SEQUENCES = 1000  # on either side; a classifier learns hardly more from more, and takes its time

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from action_ddim import __version__
-from action_ddim.assessment import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
-from action_ddim.metrics import TARGETS
-from action_ddim.outputs import written_whole
-from action_ddim.tables import Table, targets_table
+from action_ddim.cli.outputs import written_whole
+from action_ddim.evaluation.evaluate import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
+from action_ddim.evaluation.metrics import TARGETS
+from action_ddim.evaluation.tables import Table, targets_table
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 FIGURE_NAMES = {

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from action_ddim.metrics import TARGETS
+from action_ddim.evaluation.metrics import TARGETS
 
 # What Markdown reads as more than itself; an underscore between letters or digits is none of it.
 MARKDOWN = re.compile(r"[\\`*|\[\]~]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")

@@ -28,7 +28,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from action_ddim import durable
+from action_ddim import atomic
 
 PARTIAL = ".action_ddim.partial"  # what has it is ours, to be written over and removed; `.partial` alone may be anybody's
 MANIFEST = "manifest.json"
@@ -57,7 +57,7 @@ def write_checkpoint(
             (partial / name).write_text(text, newline="")
         manifest = {name: describe(partial / name) for name in file_names(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        durable.put_in_place(partial, final)
+        atomic.put_in_place(partial, final)
 
     try:
         on_main(accelerator, lambda: shutil.rmtree(partial, ignore_errors=True))

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass, field
 
 from action_ddim.actions import MIN_SEQ_LEN
-from action_ddim.early_stopping import METRICS
 from action_ddim.errors import UserError
+from action_ddim.training.early_stopping import METRICS
 
 # `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.

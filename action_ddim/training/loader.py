@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
-from action_ddim.config import TrainConfig
-from action_ddim.dataset import CHUNK_BYTES, ActionDataset
+from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset
 from action_ddim.errors import RunError, RunStopped, UserError
-from action_ddim.interruption import REASONS, Interruption, exit_code
-from action_ddim.sampler import EpochSampler
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.interruption import REASONS, Interruption, exit_code
+from action_ddim.training.sampler import EpochSampler
 
 SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
 COMPARED_SEQUENCES, COMPARED_BYTES = 8192, 24 << 20  # of each data set, at most: within a second also from a disk

@@ -15,20 +15,20 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 import action_ddim
-from action_ddim import resume, tracking
 from action_ddim.actions import to_model_space
-from action_ddim.config import LR_BASE_WIDTH, TrainConfig
 from action_ddim.errors import RunError, RunStopped
-from action_ddim.interruption import Interrupted, Interruption
-from action_ddim.loading import open_data, validate_once
-from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.model_card import updates_of
-from action_ddim.monitoring import log_epoch, plot_epoch, show_targets, trivial_loss, validate, validation_indices
+from action_ddim.evaluation.model_card import updates_of
 from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.resume import Origin
-from action_ddim.run import Run, build, check_device, initial_weights, make_accelerator
-from action_ddim.run_folder import RunFolder
-from action_ddim.saving import (
+from action_ddim.training import resume, tracking
+from action_ddim.training.config import LR_BASE_WIDTH, TrainConfig
+from action_ddim.training.interruption import Interrupted, Interruption
+from action_ddim.training.loader import open_data, validate_once
+from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.training.monitoring import log_epoch, plot_epoch, show_targets, trivial_loss, validate, validation_indices
+from action_ddim.training.resume import Origin
+from action_ddim.training.run import Run, build, check_device, initial_weights, make_accelerator
+from action_ddim.training.run_folder import RunFolder
+from action_ddim.training.saving import (
     check_upload,
     data_failures_rescued,
     end,

@@ -10,16 +10,17 @@ import numpy as np
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from action_ddim import evaluation, plots, tracking
-from action_ddim.assessment import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
-from action_ddim.config import TrainConfig
-from action_ddim.ema import averaged_weights
+from action_ddim.evaluation import inference, plots
+from action_ddim.evaluation.evaluate import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
+from action_ddim.evaluation.metrics import TARGETS, summarize
+from action_ddim.evaluation.model_card import model_card
+from action_ddim.evaluation.tables import targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME
-from action_ddim.interruption import Interruption
-from action_ddim.metrics import TARGETS, summarize
-from action_ddim.model_card import model_card
-from action_ddim.run import Run
-from action_ddim.tables import targets_table
+from action_ddim.training import tracking
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.ema import averaged_weights
+from action_ddim.training.interruption import Interruption
+from action_ddim.training.run import Run
 
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
 # Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
@@ -51,7 +52,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
             batch = share[first : first + config.eval_batch_size]
             if len(batch):
                 actions = run.val_data.read(batch).numpy()
-                statistics = evaluation.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
+                statistics = inference.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
                 parts.append({"index": batch, **statistics})
     parts = gather_object(parts)
     # In order of index, so that sums are the same for any number of processes.
@@ -92,8 +93,8 @@ def trivial_loss(run: Run) -> float:
     """Return the val/loss of a model that answers 0, on sequences that stand for those of each epoch."""
     indices = validation_indices(run.config, len(run.val_data), everything=False)
     rows = indices[:: -(-len(indices) // NUM_ERROR_SEQUENCES)]
-    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, evaluation.Untrained()
-    return float(evaluation.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
+    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, inference.Untrained()
+    return float(inference.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
 
 
 def targets_line(metrics: dict[str, float]) -> str:
@@ -143,7 +144,7 @@ def final_figures(run: Run, indices: np.ndarray) -> dict:
     steps, seed = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps), run.config.seed
     samples = next(draw_samples(run.pipeline, NUM_SAMPLES, num_inference_steps=steps, seed=seed, batch_size=NUM_SAMPLES))
     rows = indices[:NUM_ERROR_SEQUENCES]
-    errors = evaluation.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
+    errors = inference.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
     return {
         "val/learning_curves": plots.plot_learning_curves(run.folder.rows),
         "val/samples": plots.plot_samples(samples),

@@ -19,11 +19,11 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors.torch import load_file
 
-from action_ddim.checkpoint import find_damage, list_checkpoints, update_of
-from action_ddim.config import TrainConfig
-from action_ddim.ema import load_ema_state_dict
 from action_ddim.errors import UserError
-from action_ddim.run import Run, early_stopping
+from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.ema import load_ema_state_dict
+from action_ddim.training.run import Run, early_stopping
 
 LATEST = "latest"
 BEFORE = {"rest_weight": 0.0}  # of runs from before there was the flag, where that is not its default

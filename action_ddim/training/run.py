@@ -15,18 +15,18 @@ from accelerate.utils import DistributedType, ProjectConfiguration, parse_flag_f
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
-from action_ddim.config import TrainConfig
-from action_ddim.dataset import ActionDataset
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.denoiser import ActionTransformer1DModel
-from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import UserError
-from action_ddim.evaluation import ReconstructionSettings
-from action_ddim.loading import make_loader, place, warn_of_shared
+from action_ddim.evaluation.inference import ReconstructionSettings
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.pretrained import check_agreement, find_device, load_pipeline
-from action_ddim.run_folder import RunFolder
 from action_ddim.scheduler import ExactDDIMScheduler
-from action_ddim.tally import Tally
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.early_stopping import EarlyStopping
+from action_ddim.training.loader import make_loader, place, warn_of_shared
+from action_ddim.training.run_folder import RunFolder
+from action_ddim.training.tally import Tally
 
 CLEAR_NOISE = 0.027  # in model space, 0.0135 of the screen: about what a network errs by, however little noise there is
 ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run

@@ -9,7 +9,7 @@
       pipeline-best/                 the same after the best epoch, with --early_stopping_patience
       .lock                          held by the run that is at work here, whose process id it holds
 
-Files and folders are replaced whole; see `durable.py`.
+Files and folders are replaced whole; see `atomic.py`.
 """
 
 import csv
@@ -27,9 +27,9 @@ from typing import IO
 
 from diffusers import DiffusionPipeline
 
-from action_ddim import durable
-from action_ddim.checkpoint import PARTIAL, checkpoint_name, list_checkpoints, update_of
+from action_ddim import atomic
 from action_ddim.errors import UserError, is_first_process
+from action_ddim.training.checkpoint import PARTIAL, checkpoint_name, list_checkpoints, update_of
 
 if sys.platform != "win32":
     import fcntl
@@ -40,7 +40,7 @@ WRITTEN_OVER = ("config.json", "metrics.csv", "plots", "pipeline", "pipeline-bes
 CONFIG_MARK = "action_ddim"  # the key of our version in config.json, which says that a run of ours wrote it
 # What may lie beside it and moves with it. A folder that holds anything else beside an earlier run is not moved aside.
 MOVES_ALONG = (
-    *("aside-*", "wandb", "tensorboard", LOCK, PARTIAL, f".*{durable.OLD}", ".config.json.partial", ".metrics.csv.partial"),
+    *("aside-*", "wandb", "tensorboard", LOCK, PARTIAL, f".*{atomic.OLD}", ".config.json.partial", ".metrics.csv.partial"),
     ".partial",  # of a run that an earlier version was killed in
 )
 PROBE = bytes(1 << 16)  # config.json and the first rows of metrics.csv are smaller
@@ -87,7 +87,7 @@ class RunFolder:
             raise UserError(f"--save_dir {self.path} is a file; name a folder")
         with self._failures_refused("cannot be written"):
             if not self._real.exists():
-                durable.free_name(self._real)  # which fails where none can have this name
+                atomic.free_name(self._real)  # which fails where none can have this name
             _probe(next(folder for folder in (self._real, *self._real.absolute().parents) if folder.exists()))
         if not in_place:
             self._place_aside(in_place=False)
@@ -116,7 +116,7 @@ class RunFolder:
             if os.path.ismount(self._real):
                 raise OSError(errno.EBUSY, "it is a mount point")
             _probe(self._real.parent)
-            return durable.free_name(self._real)
+            return atomic.free_name(self._real)
 
     @contextmanager
     def _failures_refused(self, what: str) -> Iterator[None]:
@@ -138,7 +138,7 @@ class RunFolder:
             if is_first_process():
                 with self._failures_refused("cannot be written"):
                     self._take_lock()
-                    durable.recover(self.path)
+                    atomic.recover(self.path)
                     shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
             yield
         finally:
@@ -201,7 +201,7 @@ class RunFolder:
 
     def set_aside(self, entry: Path) -> Path:
         """Rename what this run does not go on from, and keep it; return its new name."""
-        return entry.rename(durable.free_name(self.path / f"aside-{entry.name}"))
+        return entry.rename(atomic.free_name(self.path / f"aside-{entry.name}"))
 
     def delete(self, checkpoints: list[Path]) -> None:
         for checkpoint in checkpoints:
@@ -222,7 +222,7 @@ class RunFolder:
         """
         self.config = config
         with self._failures_refused("cannot be written"):
-            durable.write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+            atomic.write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add a row to metrics.csv; where it cannot be written, the row is written with the next."""
@@ -233,7 +233,7 @@ class RunFolder:
         path = self.metrics
         try:
             if self.rows:
-                durable.write_text(path, self.metrics_text())
+                atomic.write_text(path, self.metrics_text())
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
@@ -260,7 +260,7 @@ class RunFolder:
             pipeline.save_pretrained(partial)
             for name, content in files.items():
                 (partial / name).write_bytes(content)
-            durable.put_in_place(partial, final)
+            atomic.put_in_place(partial, final)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

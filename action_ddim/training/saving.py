@@ -15,8 +15,10 @@ from accelerate import Accelerator
 from huggingface_hub import get_token
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from action_ddim import tracking
-from action_ddim.checkpoint import (
+from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
+from action_ddim.pretrained import load_pipeline
+from action_ddim.training import tracking
+from action_ddim.training.checkpoint import (
     WriteError,
     checkpoints_to_delete,
     list_checkpoints,
@@ -24,15 +26,13 @@ from action_ddim.checkpoint import (
     update_of,
     write_checkpoint,
 )
-from action_ddim.config import TrainConfig
-from action_ddim.ema import averaged_weights, ema_state_dict
-from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
-from action_ddim.interruption import REASONS, exit_code
-from action_ddim.monitoring import card_files
-from action_ddim.pretrained import load_pipeline
-from action_ddim.resume import is_own
-from action_ddim.run import Run
-from action_ddim.run_folder import RunFolder
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.ema import averaged_weights, ema_state_dict
+from action_ddim.training.interruption import REASONS, exit_code
+from action_ddim.training.monitoring import card_files
+from action_ddim.training.resume import is_own
+from action_ddim.training.run import Run
+from action_ddim.training.run_folder import RunFolder
 
 MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4), --d_model (64, 32) or --data_memory_gb, or use --device cpu"
 SETTLING_S = 0.2

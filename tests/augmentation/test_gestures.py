@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from action_ddim.errors import UserError
-from action_ddim.gestures import BLOCK, GestureConfig, generate, write_dataset
+from augmentation.gestures import BLOCK, GestureConfig, generate, write_dataset
 
 
 def draw(**settings):

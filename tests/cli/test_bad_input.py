@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from action_ddim import __version__, cli
-from action_ddim.cli import generate, main, train
+from action_ddim import __version__
+from action_ddim.cli import main as cli
+from action_ddim.cli.main import generate, main, train
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 

@@ -14,13 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import find_invalid
-from action_ddim.cli import main
-from action_ddim.dataset import ActionDataset
-from action_ddim.evaluation import reconstruction_generators
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.model_cli import open_data
-
-from .conftest import SEQ_LEN, wait_for
+from action_ddim.cli.main import main
+from action_ddim.cli.model import open_data
+from action_ddim.data.dataset import ActionDataset
+from action_ddim.evaluation.inference import reconstruction_generators
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import SEQ_LEN, wait_for
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 
@@ -162,7 +161,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(disk, limit, reason, request, 
     ]
     script = f"""
 import json, resource, sys
-from action_ddim.cli import main
+from action_ddim.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 sys.exit({{main(words) for words in json.loads(sys.argv[1])}} != {{2}})
 """

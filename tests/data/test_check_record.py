@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from action_ddim.check_record import CHECK_VERSION, RECORD_NAME, CheckRecord, fingerprint
-from action_ddim.dataset import ActionDataset
+from action_ddim.data.check_record import CHECK_VERSION, RECORD_NAME, CheckRecord, fingerprint
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import UserError
 
 L = 10

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from action_ddim import dataset as dataset_module
-from action_ddim.dataset import ActionDataset
+from action_ddim.data import dataset as dataset_module
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunError, UserError
-from action_ddim.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_dataset
 
 L = 10
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from action_ddim.features import GESTURE_TYPES, action_features, gesture_types, type_shares
-from action_ddim.gestures import BLOCK, GestureConfig, draw_gestures, render_gestures
+from action_ddim.data.features import GESTURE_TYPES, action_features, gesture_types, type_shares
+from augmentation.gestures import BLOCK, GestureConfig, draw_gestures, render_gestures
 
 
 def sequence(x, y, press):

@@ -16,12 +16,12 @@ ROOM_MB = 200  # of address space beyond what one file took
 READ_TWICE = """
 import json, re, resource, sys
 from pathlib import Path
-from action_ddim.run_folder import RunFolder
-from action_ddim.arguments import parse_train_config
-from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data, validate_once
-from action_ddim.run import build, make_accelerator
-from action_ddim.training import failures_explained
+from action_ddim.training.run_folder import RunFolder
+from action_ddim.cli.train import parse_train_config
+from action_ddim.training.interruption import Interruption
+from action_ddim.training.loader import open_data, validate_once
+from action_ddim.training.run import build, make_accelerator
+from action_ddim.training.loop import failures_explained
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

@@ -15,24 +15,23 @@ from PIL import Image
 
 from action_ddim import ActionDDIMPipeline, ExactDDIMScheduler
 from action_ddim.actions import to_model_space
-from action_ddim.assessment import AssessmentSettings, assess, draw_samples, reconstruct_batches
-from action_ddim.cli import main
-from action_ddim.dataset import ActionDataset
-from action_ddim.evaluation import (
+from action_ddim.cli.main import main
+from action_ddim.data.dataset import ActionDataset
+from action_ddim.data.features import type_shares
+from action_ddim.evaluation.evaluate import AssessmentSettings, assess, draw_samples, reconstruct_batches
+from action_ddim.evaluation.inference import (
     denoise_once,
     draw_reconstruction_noise,
     error_by_timestep,
     predict_noise,
     reconstruction_generators,
 )
-from action_ddim.features import type_shares
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.metrics import TARGETS, reconstruction_metrics
-from action_ddim.realism import MIN_SEQUENCES
-from action_ddim.report import to_html
-from action_ddim.tables import Table
-
-from .conftest import SEQ_LEN
+from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
+from action_ddim.evaluation.realism import MIN_SEQUENCES
+from action_ddim.evaluation.report import to_html
+from action_ddim.evaluation.tables import Table
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import SEQ_LEN
 
 NUM_REAL = 2 * MIN_SEQUENCES
 

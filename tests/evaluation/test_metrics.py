@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from action_ddim.metrics import TARGETS, reconstruction_metrics, sequence_statistics, summarize
+from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics, sequence_statistics, summarize
 
 
 def sequence(x, y, press):

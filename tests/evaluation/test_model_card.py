@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
+from action_ddim.evaluation.model_card import model_card, updates_of
 from action_ddim.export import FIGURE_NAME
-from action_ddim.metrics import TARGETS, reconstruction_metrics
-from action_ddim.model_card import model_card, updates_of
 
 SETTINGS = {
     "data_dir": "/home/ada/secret",

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
-from action_ddim.gestures import GestureConfig, generate
+from action_ddim.evaluation.path_plots import plot_filled, plot_interpolation
+from action_ddim.evaluation.plots import MAX_ROWS, figure_to_image
 from action_ddim.masks import build_mask
-from action_ddim.path_plots import plot_filled, plot_interpolation
-from action_ddim.plots import MAX_ROWS, figure_to_image
-
-from .test_plots import lines
+from augmentation.gestures import GestureConfig, generate
+from tests.evaluation.test_plots import lines
 
 SEQ_LEN = 30
 

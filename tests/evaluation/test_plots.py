@@ -5,9 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from action_ddim.gestures import GestureConfig, generate
-from action_ddim.metrics import TARGETS
-from action_ddim.plots import (
+from action_ddim.evaluation.metrics import TARGETS
+from action_ddim.evaluation.plots import (
     MAX_ROWS,
     figure_to_image,
     image_to_png,
@@ -18,6 +17,7 @@ from action_ddim.plots import (
     plot_reconstructions,
     plot_samples,
 )
+from augmentation.gestures import GestureConfig, generate
 
 
 @pytest.fixture

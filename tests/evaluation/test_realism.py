@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from action_ddim.gestures import GestureConfig, generate
-from action_ddim.realism import (
-    MIN_SEQUENCES,
-    classifier_accuracy,
-    frechet_distance,
-    js_distance,
-    measure_realism,
-)
-
-from .conftest import ROOT
+from action_ddim.evaluation.realism import MIN_SEQUENCES, classifier_accuracy, frechet_distance, js_distance, measure_realism
+from augmentation.gestures import GestureConfig, generate
+from tests.conftest import ROOT
 
 
 def gestures(count: int, seed: int, **config) -> np.ndarray:
@@ -97,7 +90,7 @@ import sys
 sys.modules["{package}"] = None
 import numpy as np
 from action_ddim.errors import UserError
-from action_ddim.realism import measure_realism
+from action_ddim.evaluation.realism import measure_realism
 try:
     measure_realism(np.zeros((2, 9, 3)), np.zeros((2, 9, 3)))
 except UserError as error:

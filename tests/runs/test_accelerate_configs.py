@@ -11,8 +11,7 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 
 from action_ddim import denoiser
-
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 CONFIGS = ROOT / "accelerate_configs"
 EXPECTED = {  # type, processes, machines, CPU, precision

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

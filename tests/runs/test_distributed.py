@@ -11,10 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from action_ddim.checkpoint import PARTIAL
-from action_ddim.gestures import GestureConfig, write_dataset
-
-from .conftest import ROOT, SEQ_LEN, TRAINER
+from action_ddim.training.checkpoint import PARTIAL
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import ROOT, SEQ_LEN, TRAINER
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 MULTI_CPU = ROOT / "accelerate_configs" / "multi_cpu.yaml"
@@ -163,7 +162,7 @@ def test_mistake_is_one_message_on_two_processes(launch, flags, data, tmp_path):
 DYING = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from action_ddim.cli import train
+from action_ddim.cli.main import train
 
 def die_after_the_first_epoch():
     while not Path("run/metrics.csv").exists():

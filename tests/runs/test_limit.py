@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.evaluation import ReconstructionSettings, draw_reconstruction_noise, reconstruct
-from action_ddim.gestures import BLOCK, GestureConfig, Gestures, draw_gestures, generate, render_gestures
-from action_ddim.metrics import reconstruction_metrics
+from action_ddim.evaluation.inference import ReconstructionSettings, draw_reconstruction_noise, reconstruct
+from action_ddim.evaluation.metrics import reconstruction_metrics
+from augmentation.gestures import BLOCK, GestureConfig, Gestures, draw_gestures, generate, render_gestures
 from benchmarks.limit import KIND_WEIGHTS, KINDS, enumerate_timings, main, posterior_mean, ratio_and_error
-
-from .conftest import SEQ_LEN
+from tests.conftest import SEQ_LEN
 
 LENGTH, SIGMA = 9, 0.15
 GRID = np.linspace(-0.8, 1.8, 66)  # wide enough for a flat prior without edges, and fine beside SIGMA

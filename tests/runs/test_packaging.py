@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def test_wheel_installs_the_command(wheel):
     (path,) = wheel.glob("*.dist-info/entry_points.txt")
     parser = configparser.ConfigParser()
     parser.read(path)
-    assert dict(parser["console_scripts"]) == {"action-ddim": "action_ddim.cli:main"}
+    assert dict(parser["console_scripts"]) == {"action-ddim": "action_ddim.cli.main:main"}
 
 
 def test_wheel_holds_the_two_packages_only(wheel):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from .conftest import REAL, SEQ_LEN, TRAINER, timeless
+from tests.conftest import REAL, SEQ_LEN, TRAINER, timeless
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,8 @@ def test_comment_behind_a_backslash_is_explained(python):
 def test_out_of_memory_names_the_flags(python, flags):
     script = f"""
 import resource, sys
-import action_ddim.training
-from action_ddim.cli import train
+import action_ddim.training.loop
+from action_ddim.cli.main import train
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 sys.exit(train({flags(d_model=20000)!r}))
 """
@@ -50,7 +50,7 @@ sys.exit(train({flags(d_model=20000)!r}))
 def test_help_and_the_generator_do_not_wait_for_torch(python, tmp_path):
     script = """
 import contextlib, sys
-from action_ddim.cli import generate, main, train
+from action_ddim.cli.main import generate, main, train
 for verb in ("train", "evaluate", "sample", "reconstruct"):
     with contextlib.suppress(SystemExit):
         main([verb, "--help"])

@@ -12,12 +12,11 @@ import torch
 from safetensors import SafetensorError
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.cli import train
-from action_ddim.dataset import ActionDataset
+from action_ddim.cli.main import train
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunStopped
-
-from .conftest import TRAINER, forge, reset_accelerator
-from .faults import after_steps
+from tests.conftest import TRAINER, forge, reset_accelerator
+from tests.faults import after_steps
 
 
 class Malicious:

@@ -19,15 +19,15 @@ from accelerate.utils import DistributedType, gather_object
 from safetensors.torch import save_file
 
 from action_ddim.actions import to_model_space
-from action_ddim.config import TrainConfig
-from action_ddim.dataset import ActionDataset
-from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data
-from action_ddim.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.monitoring import validate
-from action_ddim.run import Run, build, make_accelerator
-from action_ddim.run_folder import RunFolder
-from action_ddim.training import batch_loss, train
+from action_ddim.data.dataset import ActionDataset
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.interruption import Interruption
+from action_ddim.training.loader import open_data
+from action_ddim.training.loop import batch_loss, train
+from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.training.monitoring import validate
+from action_ddim.training.run import Run, build, make_accelerator
+from action_ddim.training.run_folder import RunFolder
 
 GLOBAL_BATCH = 64
 FSDP = {

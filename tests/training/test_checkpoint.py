@@ -10,8 +10,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from action_ddim import durable
-from action_ddim.checkpoint import (
+from action_ddim import atomic
+from action_ddim.errors import UserError
+from action_ddim.training.checkpoint import (
     PARTIAL,
     WriteError,
     checkpoints_to_delete,
@@ -19,10 +20,8 @@ from action_ddim.checkpoint import (
     list_checkpoints,
     write_checkpoint,
 )
-from action_ddim.errors import UserError
-from action_ddim.run_folder import RunFolder
-
-from .conftest import fill_disk
+from action_ddim.training.run_folder import RunFolder
+from tests.conftest import fill_disk
 
 
 @pytest.fixture
@@ -120,10 +119,10 @@ def fill(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_folder_takes_the_place_of_another(can_exchange, tmp_path, monkeypatch):
     if not can_exchange:  # as on systems other than Linux
-        monkeypatch.setattr(durable, "exchange", lambda first, second: False)
+        monkeypatch.setattr(atomic, "exchange", lambda first, second: False)
     final = tmp_path / "pipeline"
     for text in ("first", "second"):
-        durable.put_in_place(fill(tmp_path / PARTIAL, text), final)
+        atomic.put_in_place(fill(tmp_path / PARTIAL, text), final)
         assert (final / "inner" / "file").read_text() == text
         assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
 
@@ -131,21 +130,21 @@ def test_folder_takes_the_place_of_another(can_exchange, tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot swap folders in one step")
 def test_folders_swap_in_one_step_on_linux(tmp_path, monkeypatch):
     first, second = fill(tmp_path / "first", "1"), fill(tmp_path / "second", "2")
-    assert durable.exchange(first, second)
+    assert atomic.exchange(first, second)
     assert ((first / "inner" / "file").read_text(), (second / "inner" / "file").read_text()) == ("2", "1")
-    assert not durable.exchange(first, tmp_path / "missing")
+    assert not atomic.exchange(first, tmp_path / "missing")
     monkeypatch.delattr(Path, "rename")  # of two, between which the name would be nobody's
-    durable.put_in_place(first, second)
+    atomic.put_in_place(first, second)
     assert (second / "inner" / "file").read_text() == "2"
 
 
 def test_folder_that_stepped_aside_comes_back(tmp_path):
-    aside = tmp_path / f".pipeline{durable.OLD}"
+    aside = tmp_path / f".pipeline{atomic.OLD}"
     fill(aside, "old")
-    durable.recover(tmp_path)
+    atomic.recover(tmp_path)
     assert (tmp_path / "pipeline" / "inner" / "file").read_text() == "old"
     fill(aside, "older")  # killed after the new one had taken the name
-    durable.recover(tmp_path)
+    atomic.recover(tmp_path)
     assert (tmp_path / "pipeline" / "inner" / "file").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"]
 
@@ -161,8 +160,8 @@ def test_start_leaves_what_others_hide(tmp_path):
     for name in ("data", ".data.old", ".notes.old", ".partial", ".pipeline.old", "outside"):
         fill(tmp_path / name, name)
     (tmp_path / ".x.old").touch()
-    (tmp_path / f".pipeline{durable.OLD}").symlink_to("outside")
-    (tmp_path / f".pipeline-best{durable.OLD}").touch()
+    (tmp_path / f".pipeline{atomic.OLD}").symlink_to("outside")
+    (tmp_path / f".pipeline-best{atomic.OLD}").touch()
     before = contents(tmp_path)
     folder = RunFolder(tmp_path)
     folder.check(in_place=False)
@@ -281,8 +280,8 @@ def test_full_disk_at_the_start_is_one_line(mount, tmp_path):
 
 def test_text_is_replaced_whole(tmp_path):
     path = tmp_path / "metrics.csv"
-    durable.write_text(path, "a\r\n")
-    durable.write_text(path, "a\r\nb\r\n")
+    atomic.write_text(path, "a\r\n")
+    atomic.write_text(path, "a\r\nb\r\n")
     assert path.read_bytes() == b"a\r\nb\r\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from action_ddim import TrainConfig
-from action_ddim.arguments import parse_train_config
-from action_ddim.cli import train
+from action_ddim.cli.main import train
+from action_ddim.cli.train import parse_train_config
 from action_ddim.errors import UserError
 
 REQUIRED = ["--data_dir", "train", "--val_data_dir", "val"]

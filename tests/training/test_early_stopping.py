@@ -10,13 +10,12 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from action_ddim.early_stopping import EarlyStopping
 from action_ddim.errors import RunStopped
-from action_ddim.model_card import updates_of
-from action_ddim.tally import Tally
-
-from .conftest import rows
-from .faults import after_steps, not_finite
+from action_ddim.evaluation.model_card import updates_of
+from action_ddim.training.early_stopping import EarlyStopping
+from action_ddim.training.tally import Tally
+from tests.conftest import rows
+from tests.faults import after_steps, not_finite
 
 
 def stops_after(values, **changes) -> tuple[int | None, int]:

@@ -12,12 +12,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.checkpoint import PARTIAL, find_damage, list_checkpoints
-from action_ddim.cli import train
+from action_ddim.cli.main import train
 from action_ddim.errors import RunError
-
-from .conftest import ROOT, TRAINER, fill_disk, forge, reset_accelerator, rows, timeless
-from .faults import after_steps, not_finite
+from action_ddim.training.checkpoint import PARTIAL, find_damage, list_checkpoints
+from tests.conftest import ROOT, TRAINER, fill_disk, forge, reset_accelerator, rows, timeless
+from tests.faults import after_steps, not_finite
 
 SETTINGS = {"num_epochs": 3, "plot_epochs": 0, "dropout": 0.1}  # 3 updates an epoch
 
@@ -94,7 +93,7 @@ def test_disk_that_is_full_for_a_while_costs_no_more_than_checkpoints(python, fl
     """A limit on the size of files stands in for the disk: EFBIG instead of ENOSPC, at the same place."""
     script = f"""
 import resource, sys
-from action_ddim.cli import train
+from action_ddim.cli.main import train
 from tests.conftest import reset_accelerator
 from tests.faults import after_steps
 limit = lambda size: lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -212,7 +211,7 @@ def test_update_that_one_process_cannot_make_is_skipped_by_both(launch, flags, t
     script.write_text(
         "import os, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from action_ddim.cli import train\n"
+        "from action_ddim.cli.main import train\n"
         "from tests.faults import not_finite\n"
         "with not_finite(lambda batch: os.environ['RANK'] == '1' and batch == 2):\n"
         "    sys.exit(train(sys.argv[1:]))\n"

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from action_ddim import interruption
-from action_ddim.check_record import RECORD_NAME
-from action_ddim.checkpoint import find_damage, list_checkpoints
-from action_ddim.cli import train as train_verb
-from action_ddim.dataset import ActionDataset
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.interruption import TIME_IS_UP, Interruption, exit_code
-
-from .conftest import TRAINER, rows, wait_for
+from action_ddim.cli.main import train as train_verb
+from action_ddim.data.check_record import RECORD_NAME
+from action_ddim.data.dataset import ActionDataset
+from action_ddim.training import interruption
+from action_ddim.training.checkpoint import find_damage, list_checkpoints
+from action_ddim.training.interruption import TIME_IS_UP, Interruption, exit_code
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import TRAINER, rows, wait_for
 
 
 def test_signals_leave_a_note_and_the_second_ends_the_process(monkeypatch, fresh_accelerator, capfd):

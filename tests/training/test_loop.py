@@ -16,22 +16,22 @@ from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 import action_ddim.export
-from action_ddim import ActionDDIMPipeline, loading
-from action_ddim import dataset as dataset_module
-from action_ddim.arguments import parse_train_config
-from action_ddim.dataset import ActionDataset
+from action_ddim import ActionDDIMPipeline
+from action_ddim.cli.train import parse_train_config
+from action_ddim.data import dataset as dataset_module
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunError
-from action_ddim.evaluation import ReconstructionSettings, evaluate_batch
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.interruption import Interruption
-from action_ddim.loading import open_data, warn_of_shared
-from action_ddim.metrics import TARGETS, reconstruction_metrics
-from action_ddim.monitoring import validation_indices
-from action_ddim.run import build, make_accelerator
-from action_ddim.run_folder import RunFolder
-from action_ddim.training import batches, is_due, start, train_epoch
-
-from .conftest import rows, timeless
+from action_ddim.evaluation.inference import ReconstructionSettings, evaluate_batch
+from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
+from action_ddim.training import loader
+from action_ddim.training.interruption import Interruption
+from action_ddim.training.loader import open_data, warn_of_shared
+from action_ddim.training.loop import batches, is_due, start, train_epoch
+from action_ddim.training.monitoring import validation_indices
+from action_ddim.training.run import build, make_accelerator
+from action_ddim.training.run_folder import RunFolder
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import rows, timeless
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -262,7 +262,7 @@ def test_of_large_data_a_part_is_compared_and_a_copy_is_always_seen(name, most, 
         write_dataset(GestureConfig(count, sequence_length=20, seed=seed), tmp_path / folder)
     train, other = ActionDataset(tmp_path / "train"), ActionDataset(tmp_path / "other")
     shutil.copytree(tmp_path / "train", tmp_path / "copy")
-    monkeypatch.setattr(loading, name, most)
+    monkeypatch.setattr(loader, name, most)
     capsys.readouterr()
     warn_of_shared(train, ActionDataset(tmp_path / "copy"))
     shared, compared = map(int, re.match(r"(\d+) of (\d+) validation", capsys.readouterr().err).groups())

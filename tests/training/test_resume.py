@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from action_ddim.checkpoint import find_damage, list_checkpoints
-from action_ddim.cli import train as train_verb
-from action_ddim.config import TrainConfig
+from action_ddim.cli.main import train as train_verb
 from action_ddim.errors import RunStopped, UserError
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.resume import check_identity, data_digest
-
-from .conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
-from .faults import after_evaluations, after_steps
+from action_ddim.training.checkpoint import find_damage, list_checkpoints
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.resume import check_identity, data_digest
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
+from tests.faults import after_evaluations, after_steps
 
 # 12 sequences in batches of 2: 6 batches, an update of 4 and one of 2, or six of 1; dropout draws from the global generator.
 SETTINGS = {"batch_size": 2, "dropout": 0.1, "lr": 1e-3, "num_epochs": 2, "plot_epochs": 0, "ema_decay": 0.9}

@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from action_ddim import sampler as sampler_module
-from action_ddim.sampler import EpochSampler
+from action_ddim.training import sampler as sampler_module
+from action_ddim.training.sampler import EpochSampler
 
 
 def order(seed, epoch, num_sequences=100):

@@ -19,11 +19,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import action_ddim.export
 from action_ddim import ActionTransformer1DModel, TrainConfig
-from action_ddim.cli import train
-from action_ddim.gestures import GestureConfig, write_dataset
-
-from .conftest import reset_accelerator, rows
-from .faults import not_finite
+from action_ddim.cli.main import train
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.conftest import reset_accelerator, rows
+from tests.faults import not_finite
 
 # What follows from what: the weights, and all that is measured of them.
 MEASURED = {"validation losses", "reconstructions"}

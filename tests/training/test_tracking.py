@@ -11,7 +11,7 @@ RUN = """
 import shutil, sys
 from pathlib import Path
 from action_ddim import training
-from action_ddim.arguments import parse_train_config
+from action_ddim.cli.train import parse_train_config
 
 plot_epoch = training.plot_epoch
 
