@@ -135,7 +135,7 @@ def with_card(pipeline, tmp_path, monkeypatch) -> ActionDDIMPipeline:
     """The pipeline as it is loaded from a folder with a card and a figure, as a run leaves it."""
     monkeypatch.chdir(tmp_path)
     pipeline.save_pretrained("loaded")
-    (tmp_path / "loaded" / "README.md").write_text(model_card(CONFIG, {}, {}, has_figure=True))
+    (tmp_path / "loaded" / "README.md").write_text(model_card(CONFIG, {}, {}, updates=0, has_figure=True))
     (tmp_path / "loaded" / "reconstructions.png").write_bytes(b"PNG")
     return ActionDDIMPipeline.from_pretrained("loaded")
 
