@@ -125,6 +125,13 @@ class ActionDataset(Dataset):
         return len(self) * self.seq_len * NUM_CHANNELS * 4
 
     @property
+    def location(self) -> str:
+        """Where the values lie, in words."""
+        if self._values is None:
+            return "on disk"
+        return "in the device's memory" if self.on_device else "in memory"
+
+    @property
     def on_device(self) -> bool:
         """Whether `load` brought the values to another device than the CPU."""
         return self._values is not None and self._values.device.type != "cpu"

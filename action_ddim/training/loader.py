@@ -78,19 +78,18 @@ def _validation_words(dataset: ActionDataset, interruption: Interruption) -> Gen
     yield "valid"
 
 
-def place(dataset: ActionDataset, device: torch.device, budget_gb: float) -> str:
-    """Load the data into the memory of the device, or else of the machine, where it fits; return where it is now.
+def load_what_fits(dataset: ActionDataset, device: torch.device, budget_gb: float) -> None:
+    """Load the data into the memory of the device, or else of the machine, where it fits; else it stays on disk.
 
     Args:
         budget_gb: At most so many GB (1e9 bytes) are loaded, by each process.
     """
     if dataset.nbytes > budget_gb * 1e9:
-        return "on disk"
+        return
     if device.type == "cuda" and dataset.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
         dataset.load(device)
-        return "in the device's memory"
-    dataset.load()
-    return "in memory"
+    else:
+        dataset.load()
 
 
 def warn_of_shared(train_data: ActionDataset, val_data: ActionDataset) -> None:

@@ -108,7 +108,7 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
         accelerator, config.wandb_project, settings | facts, str(run.folder.path), step=run.update, wandb_run=wandb_run
     )
     accelerator.print(
-        f"{num_train_sequences} training ({run.data_place}) and {len(run.val_data)} validation sequences of"
+        f"{num_train_sequences} training ({run.loader.dataset.location}) and {len(run.val_data)} validation sequences of"
         f" {run.val_data.seq_len} steps;"
         f" {facts['num_parameters']:,} parameters on {accelerator.device}"
     )
@@ -282,7 +282,7 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
         if accelerator.sync_gradients:
             # Also after a skipped update, so that both are functions of the number of updates.
             run.lr_scheduler.step()
-            run.average()
+            run.ema.step()
             run.update += 1
     return loss.detach(), grad_norm
 

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from action_ddim.errors import UserError
 from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.ema import load_ema_state_dict
 from action_ddim.training.run import Run, early_stopping
 
 LATEST = "latest"
@@ -218,7 +217,7 @@ def restore(run: Run, origin: Origin) -> None:
         if origin.batch > len(run.loader):
             raise ValueError(f"it is at batch {origin.batch} of {len(run.loader)}")
         accelerator.load_state(str(path))
-        load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
+        run.ema.load_state_dict(load_file(path / "ema.safetensors"), origin.update)
         epoch_state = load_file(path / "epoch.safetensors")
         run.tally.load_state(epoch_state, rank, origin.skipped_in_a_row)
         run.early_stopping.load_state(origin.early_stopping, origin.epoch)

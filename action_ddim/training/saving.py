@@ -21,7 +21,6 @@ from action_ddim.training.checkpoint import (
     write_checkpoint,
 )
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.ema import averaged_weights, ema_state_dict
 from action_ddim.training.monitoring import card_files
 from action_ddim.training.resume import is_own
 from action_ddim.training.run import Run
@@ -57,7 +56,7 @@ def save_checkpoint(run: Run) -> None:
         "identity": run.identity,
     }
     tensors = {
-        "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
+        "ema.safetensors": run.ema.state_dict(),
         "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes, accelerator.device),
     }
     texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
@@ -89,7 +88,7 @@ def save_pipeline(run: Run, final: Path, row: Mapping[str, float] | None = None)
     """
 
     def write() -> None:
-        with averaged_weights(run.ema, run.pipeline.denoiser):
+        with run.ema.averaged():
             run.folder.save_pipeline(run.pipeline, final, card_files(run, row))
 
     with write_failures_said(str(final)):
