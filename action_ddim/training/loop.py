@@ -103,7 +103,7 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
             {"action_ddim": action_ddim.__version__, "settings": settings, "run": facts, "versions": versions}
         )
     accelerator.wait_for_everyone()
-    wandb_run = origin.wandb_run if origin else None
+    wandb_run = origin.progress.wandb_run if origin else None
     tracking.start_trackers(
         accelerator, config.wandb_project, settings | facts, str(run.folder.path), step=run.update, wandb_run=wandb_run
     )
@@ -133,7 +133,7 @@ def prepare_folder(run: Run, origin: Origin | None) -> None:
         return
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")
-    if updates_of(folder.best_pipeline) > origin.update:
+    if updates_of(folder.best_pipeline) > origin.progress.update:
         # It is not the best of this run, which will come to it again, or on another way to another.
         print(f"the best pipeline is a later one and set aside as {folder.set_aside(folder.best_pipeline)}")
         if stopping.best is not None:
