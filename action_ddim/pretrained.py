@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from action_ddim.config import MODEL_SETTINGS
 from action_ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
 
 # torch, diffusers and the Hub's client take seconds to import: --help and mistakes in the flags do not wait for them.
 
+DEVICES = ("auto", "cpu", "cuda", "mps")  # of --device
+# What a finished model settles: the shape of its weights, and what they were trained to predict.
+MODEL_SETTINGS = (
+    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
+    *("prediction_type", "beta_schedule", "num_train_timesteps"),
+)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILES = ["model_index.json", "README.md", "*/*.json", "*/*.safetensors"]
 

@@ -31,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from action_ddim.config import TrainConfig
-from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training.config import TrainConfig
+from augmentation.gestures import GestureConfig, write_gestures
 
 BASE = {"batch_size": 64, "d_model": 64, "num_layers": 3, "length": 250, "patch_size": TrainConfig.patch_size}
 SIZES: dict[str, tuple[int, ...]] = {
@@ -74,10 +74,10 @@ def prepare_training(settings: dict[str, int], folder: str, device: str) -> tupl
     """Build a run; return a step of it, and one whose gradients are not summed over the processes."""
     from accelerate.utils import set_seed
 
-    from action_ddim.loading import open_data
-    from action_ddim.run import build, make_accelerator
-    from action_ddim.run_folder import RunFolder
-    from action_ddim.training import batch_loss, training_step
+    from action_ddim.training.loader import open_data
+    from action_ddim.training.loop import batch_loss, training_step
+    from action_ddim.training.run import build, make_accelerator
+    from action_ddim.training.run_folder import RunFolder
 
     model: dict[str, Any] = {name: value for name, value in settings.items() if name != "length"}  # the data has that
     flags: dict[str, Any] = {"data_dir": folder, "val_data_dir": folder, "save_dir": f"{folder}/run", "report_to": ("none",)}
@@ -94,7 +94,7 @@ def prepare_training(settings: dict[str, int], folder: str, device: str) -> tupl
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.lr_scheduler.step()
-        run.average()
+        run.ema.step()
         run.update += 1
 
     return lambda: void(training_step(run, next(batches), run.update)), silent
@@ -155,7 +155,7 @@ def call_worker(args: argparse.Namespace, settings: list[dict[str, int]], proces
         for number, row in enumerate(settings):
             if "length" in row:
                 count = 4 * row["batch_size"] * processes
-                write_dataset(GestureConfig(num_sequences=count, sequence_length=row["length"]), f"{folder}/{number}")
+                write_gestures(GestureConfig(num_sequences=count, sequence_length=row["length"]), f"{folder}/{number}")
         command += [__file__, *sys.argv[1:], "--worker", folder, "--settings", json.dumps(settings)]
         command += ["--device", "cpu"] if processes > 1 else []
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -223,7 +223,7 @@ def draw(rows: list[Row], path: str) -> None:
     """Draw time over size, each size a panel, with the slope of its upper half."""
     from matplotlib.figure import Figure
 
-    from action_ddim.plots import scale_logarithmically
+    from action_ddim.evaluation.plots import scale_logarithmically
 
     sizes = list(dict.fromkeys(row.size for row in rows))
     figure = Figure(figsize=(12, 7), layout="constrained")

@@ -11,12 +11,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.arguments import parse_train_config
-from action_ddim.cli import main, train
-from action_ddim.gestures import GestureConfig, write_dataset
-
-from .conftest import TRAINER, rows, timeless
-from .test_model_cli import DAMAGES
+from action_ddim.cli.main import main, train
+from action_ddim.cli.train import parse_train_config
+from augmentation.gestures import GestureConfig, write_gestures
+from tests.cli.test_model import DAMAGES
+from tests.conftest import TRAINER, rows, timeless
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 # The model of the fixture says these; no flag does.
@@ -92,7 +91,7 @@ def test_a_config_of_python_is_held_against_the_model_too(run, model):
 
 
 def test_data_of_another_length_is_one_line(flags, model, tmp_path, capsys):
-    write_dataset(GestureConfig(2, sequence_length=30), tmp_path / "longer")
+    write_gestures(GestureConfig(2, sequence_length=30), tmp_path / "longer")
     for name in ("data_dir", "val_data_dir"):
         capsys.readouterr()
         assert train(flags(init_from=model, **SHAPE, **{name: tmp_path / "longer"})) == 2
