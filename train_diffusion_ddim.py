@@ -2,7 +2,7 @@
 
 import sys
 
-from action_ddim.cli import train
+from action_ddim.cli.main import train
 
 if __name__ == "__main__":
     sys.exit(train(sys.argv[1:]))

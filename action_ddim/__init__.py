@@ -12,9 +12,9 @@ _PUBLIC = {
     "ExactDDIMScheduler": "action_ddim.scheduler",
     "ActionDDIMPipeline": "action_ddim.pipeline",
     "ActionPipelineOutput": "action_ddim.pipeline_output",
-    "ActionDataset": "action_ddim.dataset",
-    "TrainConfig": "action_ddim.config",
-    "train": "action_ddim.training",
+    "ActionDataset": "action_ddim.data.dataset",
+    "TrainConfig": "action_ddim.training.config",
+    "train": "action_ddim.training.loop",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from action_ddim.cli import main
+from action_ddim.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from .actions import from_model_space
-from .filling import Known
+from .inpainting import Known
 
 # Below this alpha_bar a noisy sample says next to nothing of the actions, and the network's slope is noise.
 MIN_ALPHA_BAR = 0.01

@@ -13,8 +13,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from .actions import PRESS, from_model_space, threshold_press, to_model_space
 from .denoising import LEAST_NOISE, bend_variance, estimate_noise, smooth
 from .export import SelfContainedMixin
-from .filling import Known, check_known
 from .guidance import Cost, guide, output_for, predict_clean
+from .inpainting import Known, check_known
 from .inversion import invert_end, invert_step, slerp
 from .pipeline_output import ActionDenoisingOutput, ActionInversionOutput, ActionPipelineOutput
 from .rests import decode_rests

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from action_ddim.config import MODEL_SETTINGS
 from action_ddim.errors import UserError
+from action_ddim.training.config import MODEL_SETTINGS
 
 if TYPE_CHECKING:
     from action_ddim.pipeline import ActionDDIMPipeline

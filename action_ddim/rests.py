@@ -6,7 +6,7 @@ A continuous network repeats itself only nearly, so that a pointer at rest would
 import torch
 
 from .actions import PRESS, moves
-from .filling import Known, arc_length, interpolate
+from .inpainting import Known, arc_length, interpolate
 
 
 def decode_rests(actions: torch.Tensor, move_logits: torch.Tensor, known: Known | None = None) -> torch.Tensor:

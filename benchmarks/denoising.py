@@ -16,7 +16,7 @@ from scipy.signal import savgol_filter
 
 from action_ddim import ActionDataset, ActionDDIMPipeline
 from action_ddim.actions import PRESS
-from action_ddim.tables import Table
+from action_ddim.evaluation.tables import Table
 
 WINDOWS = (*range(3, 32, 2), 41, 51, 61, 81, 101)
 ORDERS = (1, 2, 3, 4)

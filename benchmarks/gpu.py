@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from action_ddim.config import TrainConfig
-from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training.config import TrainConfig
+from augmentation.gestures import GestureConfig, write_dataset
 
 GOAL_SECONDS, GOAL_PLAN_MS, PLAN_STEPS, PLANS = 30, 5, 10, 30
 TARGETS = "targets: mse < 0.01, coord_mse < 0.005, press > 0.9, SNR > 20 dB"
@@ -75,7 +75,7 @@ def plan_ms(pipeline_folder: Path, device: str) -> float:
 
 def run_worker(args: argparse.Namespace) -> None:
     """Train one row, and print its measurements as JSON."""
-    from action_ddim.training import train
+    from action_ddim.training.loop import train
 
     config = train_config(args.worker, Path(args.folder), args)
     started = time.perf_counter()

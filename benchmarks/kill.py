@@ -31,10 +31,10 @@ from safetensors.numpy import load_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from tqdm.auto import tqdm
 
-import action_ddim.training  # noqa: F401  (what attempts need is imported once, here)
-from action_ddim.checkpoint import PARTIAL, checkpoint_name, find_damage, list_checkpoints, update_of
-from action_ddim.cli import train
-from action_ddim.gestures import GestureConfig, write_dataset
+import action_ddim.training.loop  # noqa: F401  (what attempts need is imported once, here)
+from action_ddim.cli.main import train
+from action_ddim.training.checkpoint import PARTIAL, checkpoint_name, find_damage, list_checkpoints, update_of
+from augmentation.gestures import GestureConfig, write_dataset
 
 NUM_EPOCHS, NUM_SEQUENCES, BATCH_SIZE = 20, 24, 4
 LONGEST_WAIT_S = 1.5  # before a kill; an attempt starts in a third of it

@@ -7,7 +7,7 @@ No estimate of actions from their noised version has a lower expected squared er
 a perfect network says in one step: the limit. A path of several DDIM steps ends elsewhere, nearer to a draw from the
 posterior; `exact DDIM` is where it ends with the perfect network in the place of the model's, in the same steps.
 
-For the gestures of `action_ddim.gestures` (idle `hold`) the posterior mean can be worked out: enumerate onset, duration and
+For the gestures of `augmentation.gestures` (idle `hold`) the posterior mean can be worked out: enumerate onset, duration and
 whether each axis moves; given those, an axis is a linear Gaussian regression on its places, and the press is known.
 
     y = u + sigma n                       the noised actions over sqrt(alpha_bar), in [0, 1]
@@ -30,10 +30,16 @@ from tqdm.auto import tqdm
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, TrainConfig
 from action_ddim.actions import NUM_CHANNELS, PRESS, from_model_space
-from action_ddim.evaluation import ReconstructionSettings, copy_input, denoise_once, draw_reconstruction_noise, reconstruct
-from action_ddim.gestures import CLICK_SHARE, MAX_PLACE, MIN_PLACE, GestureConfig, Gestures, generate, render_gestures
-from action_ddim.metrics import sequence_statistics
-from action_ddim.run import noise_scheduler
+from action_ddim.evaluation.inference import (
+    ReconstructionSettings,
+    copy_input,
+    denoise_once,
+    draw_reconstruction_noise,
+    reconstruct,
+)
+from action_ddim.evaluation.metrics import sequence_statistics
+from action_ddim.training.run import noise_scheduler
+from augmentation.gestures import CLICK_SHARE, MAX_PLACE, MIN_PLACE, GestureConfig, Gestures, generate, render_gestures
 
 PLACE_DENSITY = 1 / (MAX_PLACE - MIN_PLACE)
 # Whether x, and y, moves: click, horizontal, vertical, diagonal.

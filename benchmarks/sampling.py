@@ -10,8 +10,8 @@ stock     diffusers' `DDIMScheduler` in the loop of diffusers' pipelines, over t
 unet      diffusers' `UNet1DModel` of about as many parameters in that loop; its weights, untrained, change no time.
 ddpm      diffusers' `DDPMScheduler` in that loop over the same denoiser, every training timestep.
 
-Quality: the axes of table 1 of arXiv 2010.02502, figures of `action_ddim.realism` in the place of the FID, each beside the
-same figure between two halves of the held-out actions. Needs the extra `eval`.
+Quality: the axes of table 1 of arXiv 2010.02502, figures of `action_ddim.evaluation.realism` in the place of the FID, each
+beside the same figure between two halves of the held-out actions. Needs the extra `eval`.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from tqdm.auto import tqdm
 from training import count_parameters, find_unet_widths, make_unet  # the script beside this one
 
 from action_ddim.actions import from_model_space, threshold_press
-from action_ddim.assessment import draw_samples
+from action_ddim.cli.model import open_data
+from action_ddim.data.features import action_features
 from action_ddim.errors import UserError
-from action_ddim.features import action_features
-from action_ddim.gestures import GestureConfig, generate
-from action_ddim.model_cli import open_data
+from action_ddim.evaluation.evaluate import draw_samples
+from action_ddim.evaluation.realism import MAX_SEQUENCES, MIN_SEQUENCES, check_eval_packages, measure_realism
+from action_ddim.evaluation.tables import Table
 from action_ddim.pretrained import load_pipeline
-from action_ddim.realism import MAX_SEQUENCES, MIN_SEQUENCES, check_eval_packages, measure_realism
-from action_ddim.tables import Table
+from augmentation.gestures import GestureConfig, generate
 
 NUM_HELD_OUT, HELD_OUT_SEED = 1000, 1  # of the generator: the documented validation data
 UNET_FACTOR = 8  # the U-Net halves the length three times

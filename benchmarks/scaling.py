@@ -31,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from action_ddim.config import TrainConfig
-from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training.config import TrainConfig
+from augmentation.gestures import GestureConfig, write_dataset
 
 BASE = {"batch_size": 64, "d_model": 64, "num_layers": 3, "length": 250, "patch_size": TrainConfig.patch_size}
 SIZES: dict[str, tuple[int, ...]] = {
@@ -74,10 +74,10 @@ def prepare_training(settings: dict[str, int], folder: str, device: str) -> tupl
     """Build a run; return a step of it, and one whose gradients are not summed over the processes."""
     from accelerate.utils import set_seed
 
-    from action_ddim.loading import open_data
-    from action_ddim.run import build, make_accelerator
-    from action_ddim.run_folder import RunFolder
-    from action_ddim.training import batch_loss, training_step
+    from action_ddim.training.loader import open_data
+    from action_ddim.training.loop import batch_loss, training_step
+    from action_ddim.training.run import build, make_accelerator
+    from action_ddim.training.run_folder import RunFolder
 
     model: dict[str, Any] = {name: value for name, value in settings.items() if name != "length"}  # the data has that
     flags: dict[str, Any] = {"data_dir": folder, "val_data_dir": folder, "save_dir": f"{folder}/run", "report_to": ("none",)}
@@ -223,7 +223,7 @@ def draw(rows: list[Row], path: str) -> None:
     """Draw time over size, each size a panel, with the slope of its upper half."""
     from matplotlib.figure import Figure
 
-    from action_ddim.plots import scale_logarithmically
+    from action_ddim.evaluation.plots import scale_logarithmically
 
     sizes = list(dict.fromkeys(row.size for row in rows))
     figure = Figure(figsize=(12, 7), layout="constrained")

@@ -3,7 +3,7 @@
     python benchmarks/training.py            # the table, at the documented full-training flags
     python benchmarks/training.py --help
 
-ours   This trainer: `action_ddim.run.build` and `action_ddim.training.training_step`, so noise, loss, clipping,
+ours   This trainer: `action_ddim.training.run.build` and `action_ddim.training.training_step`, so noise, loss, clipping,
        learning rate and moving average too.
 plain  What one writes without a library: `nn.TransformerEncoder` over one token a time step, epsilon-prediction, a
        data set of single sequences behind a plain `DataLoader`, plain AdamW; the same width, layers and heads. Once
@@ -36,9 +36,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from action_ddim.actions import DEFAULT_SEQ_LEN, NUM_CHANNELS, to_model_space
-from action_ddim.config import TrainConfig
 from action_ddim.errors import UserError
-from action_ddim.gestures import GestureConfig, write_dataset
+from action_ddim.training.config import TrainConfig
+from augmentation.gestures import GestureConfig, write_dataset
 
 # diffusers, accelerate and the trainer are imported by those that use them: they are no part of the plain loop's memory.
 
@@ -64,10 +64,10 @@ def train_config(args: argparse.Namespace) -> TrainConfig:
 
 
 def prepare_ours(args: argparse.Namespace) -> Contender:
-    from action_ddim.loading import open_data
-    from action_ddim.run import build, make_accelerator
-    from action_ddim.run_folder import RunFolder
-    from action_ddim.training import training_step
+    from action_ddim.training.loader import open_data
+    from action_ddim.training.loop import training_step
+    from action_ddim.training.run import build, make_accelerator
+    from action_ddim.training.run_folder import RunFolder
 
     config = train_config(args)
     run = build(config, make_accelerator(config), RunFolder(config.save_dir), *open_data(config))

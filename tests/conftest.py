@@ -15,10 +15,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
-from action_ddim.arguments import parse_train_config
-from action_ddim.checkpoint import MANIFEST, describe, file_names, find_damage
-from action_ddim.gestures import GestureConfig, write_dataset
-from action_ddim.training import train
+from action_ddim.cli.train import parse_train_config
+from action_ddim.training.checkpoint import MANIFEST, describe, file_names, find_damage
+from action_ddim.training.loop import train
+from augmentation.gestures import GestureConfig, write_dataset
 
 ROOT = Path(__file__).parents[1]
 TRAINER = ROOT / "train_diffusion_ddim.py"

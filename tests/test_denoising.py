@@ -8,9 +8,8 @@ from diffusers import DPMSolverMultistepScheduler
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import PRESS
 from action_ddim.denoising import BEND, bend_variance, estimate_noise, smooth
-from action_ddim.gestures import GestureConfig, generate
-
-from .test_pipeline import SEQ_LEN, Oracle, scheduler
+from augmentation.gestures import GestureConfig, generate
+from tests.test_pipeline import SEQ_LEN, Oracle, scheduler
 
 NOISE = 0.02
 LENGTH = 250

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from action_ddim.filling import Known
 from action_ddim.guidance import MIN_ALPHA_BAR, guide, output_for, predict_clean
-
-from . import gaussian
+from action_ddim.inpainting import Known
+from tests import gaussian
 
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 every_prediction_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

@@ -10,8 +10,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.inversion import END_TOLERANCE, FORGOTTEN_NOISE, TOLERANCE, invert_end, slerp, solve_fixed_point
-
-from . import gaussian
+from tests import gaussian
 
 every_prediction_type = pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
 

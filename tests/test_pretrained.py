@@ -11,12 +11,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from action_ddim import ActionDDIMPipeline
-from action_ddim.arguments import parse_train_config
-from action_ddim.cli import main, train
-from action_ddim.gestures import GestureConfig, write_dataset
-
-from .conftest import TRAINER, rows, timeless
-from .test_model_cli import DAMAGES
+from action_ddim.cli.main import main, train
+from action_ddim.cli.train import parse_train_config
+from augmentation.gestures import GestureConfig, write_dataset
+from tests.cli.test_model import DAMAGES
+from tests.conftest import TRAINER, rows, timeless
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 # The model of the fixture says these; no flag does.

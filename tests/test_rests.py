@@ -9,13 +9,12 @@ from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.actions import PRESS, moves
-from action_ddim.filling import Known
-from action_ddim.gestures import GestureConfig, generate
+from action_ddim.inpainting import Known
 from action_ddim.masks import build_mask
 from action_ddim.rests import decode_rests
-
-from .conftest import ROOT
-from .gaussian import make_scheduler
+from augmentation.gestures import GestureConfig, generate
+from tests.conftest import ROOT
+from tests.gaussian import make_scheduler
 
 SEQ_LEN = 20
 REAL = ROOT.parent / "shared" / "real"

@@ -6,9 +6,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline, ExactDDIMScheduler
-
-from . import gaussian
-from .test_pipeline import GOAL, SEQ_LEN, oracle_pipeline, seeded
+from tests import gaussian
+from tests.test_pipeline import GOAL, SEQ_LEN, oracle_pipeline, seeded
 
 __all__ = ["oracle_pipeline"]  # a fixture
 SOLVERS = (DPMSolverMultistepScheduler, DDPMScheduler, UniPCMultistepScheduler, DDIMScheduler)

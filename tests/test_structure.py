@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 FLOORS = [
     {"errors", "durable", "early_stopping", "ema", "tally"},

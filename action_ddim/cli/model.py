@@ -1,0 +1,250 @@
+"""The verbs for a finished model: `evaluate`, `sample`, `reconstruct` and `export`. `cli.py` gives them their doors.
+
+Each takes the arguments after it, does its work, and raises a UserError for a mistake.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError
+
+from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
+from action_ddim.cli.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.cli.train import OneLineParser
+from action_ddim.errors import UserError
+from action_ddim.pretrained import load_pipeline
+from action_ddim.training.config import DEVICES
+
+if TYPE_CHECKING:
+    from action_ddim.data.dataset import ActionDataset
+    from action_ddim.pipeline import ActionDDIMPipeline
+
+# torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
+
+
+def evaluate(argv: list[str], prog: str | None) -> None:
+    """Measure a model on held-out data, and report."""
+    parser = _model_parser(prog, evaluate.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--data_dir", required=True, default=argparse.SUPPRESS, help="folder of held-out data, *_actions.npy")
+    add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
+    add("--num", type=int, default=1000, help="held-out sequences to reconstruct, at most")
+    add("--num_samples", type=int, default=1000, help="sequences to draw from noise")
+    add("--num_inverted", type=int, default=64, help="held-out sequences to invert, at most")
+    add("--recon_steps", type=int, default=10, help="DDIM steps of a reconstruction, over the whole schedule")
+    add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
+    from action_ddim.evaluation.report import HTML_NAME, JSON_NAME
+
+    if args.out:
+        for name in (JSON_NAME, HTML_NAME):
+            check_output("--out", args.out / name, args.overwrite)
+    from action_ddim.evaluation.evaluate import AssessmentSettings, assess
+    from action_ddim.evaluation.realism import check_eval_packages
+    from action_ddim.evaluation.report import tables, write_report
+
+    check_eval_packages()
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "recon_steps", "num_inference_steps")
+    data = open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
+    settings = AssessmentSettings(
+        num_sequences=args.num,
+        num_samples=args.num_samples,
+        num_inverted=args.num_inverted,
+        recon_steps=args.recon_steps,
+        sample_steps=args.num_inference_steps,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    assessment, pictures = assess(pipeline, data, settings)
+    print("\n\n".join(table.to_text() for table in tables(assessment)))
+    if args.out:
+        write_report(args.out, assessment, pictures, args.model, args.data_dir)
+        print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
+
+
+def sample(argv: list[str], prog: str | None) -> None:
+    """Draw new actions from noise."""
+    parser = _model_parser(prog, sample.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--num", type=int, required=True, default=argparse.SUPPRESS, help="sequences to draw")
+    _add_output(parser)
+    add("--num_inference_steps", type=int, default=50, help="DDIM steps")
+    add("--eta", type=float, default=0.0, help="share of fresh noise in each step: 0 is DDIM, 1 is DDPM")
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num", "num_inference_steps", "batch_size")
+    if not 0 <= args.eta <= 1:
+        raise UserError(f"--eta is {args.eta:g}; give 0 to 1")
+    _check_outputs(args)
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "num_inference_steps")
+    from action_ddim.evaluation import plots
+    from action_ddim.evaluation.evaluate import NUM_SHEET, draw_samples
+
+    steps, seq_len = args.num_inference_steps, pipeline.denoiser.config.seq_len
+    batches = draw_samples(
+        pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
+    )
+    shown = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), batches, keep=NUM_SHEET)
+    print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
+    write_plot(args.plot, lambda: plots.plot_samples(np.stack(shown)))
+
+
+def reconstruct(argv: list[str], prog: str | None) -> None:
+    """Noise recorded actions and denoise them again, or take the noise off that they have."""
+    parser = _model_parser(prog, reconstruct.__doc__, batch_size=256)
+    add = parser.add_argument
+    add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="recorded actions, .npy, (rows, 3) or (N, L, 3)")
+    _add_output(parser)
+    add("--noise_std", help="clean: standard deviation of the jitter on x and y, in screens, or auto to estimate it")
+    add("--strength", type=float, default=0.5, help="without --noise_std: how far up the noise schedule to go, above 0 to 1")
+    steps = "without --noise_std: DDIM steps over the whole schedule; the strength's share is taken"
+    add("--num_inference_steps", type=int, default=10, help=steps)
+    args = parser.parse_args(argv)
+    _check_at_least(args, 1, "num_inference_steps", "batch_size")
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength is {args.strength:g}; give a fraction above 0, up to 1")
+    noise_std = _check_noise(args.noise_std)
+    _check_outputs(args)
+    if args.out.resolve() == args.input.resolve():
+        raise UserError(f"--out {args.out} is the --input; name another file")
+    if not args.input.is_file():
+        raise UserError(f"--input {args.input} is not a file")
+    pipeline = load_pipeline(args.model, args.device)
+    _check_steps(args, pipeline, "num_inference_steps")
+    from action_ddim.data.action_file import open_action_file
+    from action_ddim.evaluation import inference, plots
+    from action_ddim.evaluation.evaluate import clean_batches, reconstruct_batches
+
+    seq_len = pipeline.denoiser.config.seq_len
+    recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
+    with recording.open() as file:
+        actions = recording.read(file, 0, recording.num_sequences)
+    _check_actions(args.input, actions, args.batch_size)
+    settings = inference.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
+    shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
+    if args.noise_std is None:
+        soft = reconstruct_batches(pipeline, actions, np.arange(len(actions)), settings, args.batch_size)
+        batches: Iterator[np.ndarray] = (threshold_press(batch) for batch in soft)
+        done = "reconstructed"
+    else:
+        noise_std, batches = clean_batches(pipeline, actions, noise_std, args.batch_size)
+        done = f"cleaned (noise of {noise_std:.5f} screens, {noise_std * 1920:.1f} px of 1920)"
+    written = write_actions(args.out, shape, batches, keep=plots.MAX_ROWS)
+    print(f"{len(actions)} sequences of {seq_len} steps, {done}, are in {args.out}")
+
+    def figure():
+        shown = np.array(actions[: plots.MAX_ROWS], dtype=np.float32)
+        noisy = shown
+        if args.noise_std is None:
+            noisy = inference.noised(pipeline, shown, np.arange(len(shown)), settings)
+        return plots.plot_reconstructions(shown, noisy, np.stack(written))
+
+    write_plot(args.plot, figure)
+
+
+def _check_noise(noise_std: str | None) -> float | None:
+    """Read what `--noise_std` says; None where there is nothing said, or the noise is to be estimated."""
+    if noise_std in (None, "auto"):
+        return None
+    try:
+        value = float(noise_std)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise UserError(f"--noise_std is {noise_std}; give a number of screens above 0, such as 0.005, or auto")
+    return value
+
+
+def export(argv: list[str], prog: str | None) -> None:
+    """Write a model with its code, to load without this package."""
+    parser = OneLineParser(prog=prog, description=export.__doc__)
+    _add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
+    args = parser.parse_args(argv)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise UserError(f"--out {args.out} is not empty; name a new folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder")
+    check_writable("--out", args.out)
+    pipeline = load_pipeline(args.model, "cpu")
+    try:
+        pipeline.export(args.out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {args.out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
+
+
+def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all verbs of a model take."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
+    add = parser.add_argument
+    _add_model(parser)
+    add("--seed", type=int, default=0, help="the same seed gives the same actions")
+    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
+    add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
+    parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    out = "file to write, .npy, float32 (rows, 3), one sequence after another"
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    parser.add_argument("--plot", type=Path, help="picture of the first sequences to write, .png")
+
+
+def _check_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed is {args.seed}; give 0 to {2**32 - 1}")
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    for flag, path, suffix in (("--out", args.out, ".npy"), ("--plot", args.plot, ".png")):
+        if path is not None and path.suffix != suffix:
+            raise UserError(f"{flag} {path} does not end in {suffix}; it is written in that format")
+        if path is not None:
+            check_output(flag, path, args.overwrite)
+
+
+def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
+    most = pipeline.scheduler.config.num_train_timesteps
+    for name in names:
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")
+
+
+def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
+    """Open a folder of sequences as long as the model's, and read every value once.
+
+    Raises:
+        UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
+    """
+    from action_ddim.training.loader import open_for_model
+
+    data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
+    data.validate()
+    return data
+
+
+def _check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
+    """Hold every row of a file against the contract of `actions.py`."""
+    if not len(actions):
+        raise UserError(f"--input {path} holds no sequences")
+    for first in range(0, len(actions), batch_size):
+        invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
+        if invalid is not None:
+            row, fault = invalid
+            raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")

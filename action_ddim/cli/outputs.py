@@ -1,0 +1,78 @@
+"""The files that verbs write: looked at before any work, and never left half written."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from action_ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_output(flag: str, path: Path, overwrite: bool) -> None:
+    """Raise a UserError where a file is in the way, or its folder could not be made, before any work."""
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{flag} {path} exists; name another, or add --overwrite")
+    check_writable(flag, path)
+
+
+def check_writable(flag: str, path: Path) -> None:
+    """Raise a UserError where the place does not exist and cannot be made, or must not be written to."""
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
+
+
+@contextmanager
+def written_whole(flag: str, path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its name once it is whole, and of which nothing is left where it does not become so.
+
+    Raises:
+        UserError: it cannot be written, in one line that names the flag.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_actions(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray], *, keep: int) -> list[np.ndarray]:
+    """Write batches `(B, L, 3)` as they come to one file of this shape; return the first `keep` sequences `(L, 3)`.
+
+    They are written, not put into a memory map: where the disk is full, a write says so, and a map kills with SIGBUS.
+    """
+    kept: list[np.ndarray] = []
+    with written_whole("--out", path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for batch in batches:
+            file.write(np.ascontiguousarray(batch, "<f4").data)
+            kept += [sequence.copy() for sequence in batch[: keep - len(kept)]]
+    return kept
+
+
+def write_plot(path: Path | None, draw: Callable[[], "Figure"]) -> None:
+    """Draw a figure and write it as PNG, and say so; nothing without a path."""
+    if path is None:
+        return
+    from action_ddim.evaluation import plots
+
+    png = plots.image_to_png(plots.figure_to_image(draw()))
+    with written_whole("--plot", path) as file:
+        file.write(png)
+    print(f"picture: {path}")

@@ -1,0 +1,187 @@
+"""Command lines: a parser whose mistakes are one line, and the trainer's, built from the fields of `TrainConfig`."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, NoReturn, get_args, get_origin
+
+import yaml
+
+from action_ddim import __version__
+from action_ddim.errors import UserError
+from action_ddim.pretrained import check_agreement, model_settings
+from action_ddim.training.config import MODEL_SETTINGS, TrainConfig
+
+# What is called otherwise in diffusers, in transformers, or by habit; the first of ours that a parser knows is meant.
+HABITS = {
+    "eval": ("evaluate",),
+    "learning_rate": ("lr",),
+    "logger": ("report_to",),
+    "num_samples": ("num",),
+    "output": ("out", "save_dir"),
+    "output_dir": ("save_dir", "out"),
+    "resume": ("resume_from_checkpoint",),
+    "train_batch_size": ("batch_size",),
+    "train_data_dir": ("data_dir",),
+}
+ALIKE = 0.7  # of difflib's ratio, 0 to 1: `epochs` is .75 like `num_epochs`
+
+
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """Return the question whether one of the known names is meant by a word, None where none is like it."""
+    names = {name.strip("-"): name for name in known}
+    plain = word.strip("-").replace("-", "_").lower()
+    meant = [name for name in HABITS.get(plain, ()) if name in names] or get_close_matches(plain, names, 1, ALIKE)
+    return f"did you mean {names[meant[0]]}?" if meant else None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An `ArgumentParser` with `--version`, whose mistakes become a `UserError` instead of a usage text and an exit."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"action-ddim {__version__}")
+        self._words: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):  # what parse_args calls; kept for its messages
+        self._words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        # A flag that is misspelled is the cause, whatever argparse stumbled over first.
+        flags = (word.split("=")[0] for word in self._words if re.match("--?[a-zA-Z]", word))
+        unknown = next((flag for flag in flags if flag not in self._option_string_actions), None)
+        if unknown:
+            message = f"{unknown} is not a flag"
+        remedy = (unknown and suggestion(unknown, self._option_string_actions)) or "--help lists the flags"
+        raise UserError(f"{message}; {remedy}")
+
+
+def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
+    """Parse the command line of the trainer, with what it leaves to `--config` and to `--init_from`.
+
+    Raises:
+        UserError: an argument, or a setting in a file, is unknown, missing, blank, out of its range, or contradicts another.
+    """
+    if any(not argument.strip() for argument in argv):
+        raise UserError(
+            "an argument is blank: after a line's last backslash the shell takes no comment and no space;"
+            " put comments on lines of their own above the command"
+        )
+    parser = _train_parser(prog)
+    given = vars(parser.parse_args(argv))
+    if "config" in given:
+        path = given.pop("config")
+        given = {**_parse_settings(parser, read_settings(path), f"--config {path}"), **given}
+    if "init_from" in given:
+        model = given["init_from"]
+        theirs = _parse_settings(parser, _initial_settings(given), f"--init_from {model}")
+        check_agreement(given, theirs, model)
+        given |= theirs
+    missing = [f"--{item.name}" for item in dataclasses.fields(TrainConfig) if _is_required(item) and item.name not in given]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return TrainConfig(**given)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Read settings by name from a file, JSON or YAML, flat or, as in a run's config.json, under `settings`.
+
+    Numbers stay text, to be read as those of the command line are: YAML 1.1 would take 2e-4 for a text, and `no` for False.
+
+    Raises:
+        UserError: it cannot be read as that.
+    """
+    try:
+        text = Path(path).read_text()
+        try:
+            settings = json.loads(text, parse_int=str, parse_float=str)
+        except ValueError:
+            settings = yaml.load(text, Loader=yaml.BaseLoader)
+        settings = settings.get("settings", settings)
+        return dict(settings.items())
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        reason = "it holds no settings by name" if isinstance(error, AttributeError) else " ".join(str(error).split())
+        raise UserError(f"--config {path} cannot be read ({reason}); give a JSON or YAML file") from error
+
+
+def _initial_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that shape the model of `--init_from`: a run that goes on has them in its own folder."""
+    if "resume_from_checkpoint" in given:
+        with contextlib.suppress(UserError):
+            settings = read_settings(Path(given.get("save_dir", TrainConfig.save_dir)) / "config.json")
+            if settings.get("init_from") == given["init_from"]:
+                return {name: settings[name] for name in MODEL_SETTINGS if name in settings}
+    return model_settings(given["init_from"], "--init_from")
+
+
+def _parse_settings(parser: argparse.ArgumentParser, settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Take settings by name as the flags that they are; null leaves a setting at its default."""
+    fields, words = {item.name: item for item in dataclasses.fields(TrainConfig)}, []
+    for name, value in settings.items():
+        if name not in fields:
+            raise UserError(f"{source}: there is no setting {name}; {suggestion(name, fields) or 'leave it out'}")
+        if value in (None, "", "~", "null"):
+            continue
+        if fields[name].type is bool:
+            if str(value).lower() not in ("true", "false"):
+                raise UserError(f"{source}: {name} is {value!r}; give true or false")
+            words.append(f"--{name}" if str(value).lower() == "true" else f"--no-{name}")
+        elif isinstance(value, list) and get_origin(fields[name].type) is tuple:
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, str):
+            words.append(f"--{name}={value}")
+        else:
+            raise UserError(f"{source}: {name} is {value!r}; give one value")
+    try:
+        return vars(parser.parse_args(words))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _train_parser(prog: str | None) -> OneLineParser:
+    parser = OneLineParser(prog=prog, description="Train a DDIM diffusion model of pointer and touch actions.")
+    help_text = "JSON or YAML file of settings by name, such as a run's config.json; flags override it"
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=help_text)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for item in dataclasses.fields(TrainConfig):
+        name = item.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_argument(groups[name], item)
+    return parser
+
+
+def _is_required(item: dataclasses.Field) -> bool:
+    return item.default is dataclasses.MISSING
+
+
+def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> None:
+    kind = item.type
+    if isinstance(kind, UnionType):  # `int | None`
+        kind = get_args(kind)[0]
+    several = get_origin(kind) is tuple
+    default: Any = item.default
+    help_text = item.metadata["help"]
+    if _is_required(item):  # of the command line and --config together
+        help_text += " (required)"
+    elif default is not None:
+        help_text += f" (default: {' '.join(default) if several else default})"
+    # The dataclass has the defaults.
+    if kind is bool:
+        group.add_argument(f"--{item.name}", action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help_text)
+        return
+    group.add_argument(
+        f"--{item.name}",
+        type=str if several else kind,
+        nargs="+" if several else None,
+        default=argparse.SUPPRESS,
+        choices=item.metadata["choices"],
+        help=help_text,
+    )

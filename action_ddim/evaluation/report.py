@@ -1,0 +1,175 @@
+"""What an assessment says, for a terminal, as `report.json` and as `report.html`, one file that needs no other."""
+
+import base64
+import dataclasses
+import html
+import json
+from pathlib import Path
+
+from action_ddim import __version__
+from action_ddim.cli.outputs import written_whole
+from action_ddim.evaluation.evaluate import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
+from action_ddim.evaluation.metrics import TARGETS
+from action_ddim.evaluation.tables import Table, targets_table
+
+JSON_NAME, HTML_NAME = "report.json", "report.html"
+FIGURE_NAMES = {
+    "classifier_accuracy": "classifier told them apart",
+    "frechet_distance": "Frechet distance of features",
+    "js_duration": "Jensen-Shannon, duration",
+    "js_path_length": "Jensen-Shannon, path length",
+    "js_peak_speed": "Jensen-Shannon, peak speed",
+    "js_press_time": "Jensen-Shannon, press time",
+    "js_gesture_type": "Jensen-Shannon, gesture type",
+}
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; background: #fff; color: #1c2430;
+       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #d9dee6; }
+p { max-width: 46rem; color: #465164; margin: .4rem 0; }
+code { overflow-wrap: anywhere; }
+.verdict { display: inline-block; margin: .6rem 0 0; padding: .25rem .8rem; border-radius: 1rem; font-weight: 600; }
+.verdict.met { background: #d9f2e6; } .verdict.missed { background: #fde3d3; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
+th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e6eaf0; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { font-weight: 600; color: #465164; }
+td.met { color: #00664a; font-weight: 600; } td.missed { color: #a34100; font-weight: 600; }
+@media (max-width: 40rem) { body { padding: 1rem; } th, td { padding: .3rem .45rem; } }
+figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
+figcaption { color: #465164; margin-top: .3rem; }
+"""
+
+
+def tables(assessment: Assessment) -> list[Table]:
+    """Return the report's tables, in order."""
+    return [
+        targets_table(assessment.reconstruction[TARGET_STRENGTH]),
+        _reconstruction_table(assessment),
+        _inversion_table(assessment),
+        _realism_table(assessment),
+        _types_table(assessment),
+        *_not_finite_tables(assessment),
+    ]
+
+
+def _reconstruction_table(assessment: Assessment) -> Table:
+    by_strength = assessment.reconstruction
+    rows = tuple(
+        (name, *(f"{metrics[name]:.4g}" for metrics in by_strength.values())) for name in next(iter(by_strength.values()))
+    )
+    return Table(
+        "Reconstruction",
+        ("metric", *(f"strength {strength:g}" for strength in by_strength)),
+        rows,
+        f"{assessment.num_sequences} held-out sequences, noised to a fraction of the schedule and denoised with DDIM, in"
+        f" {assessment.settings.recon_steps} steps over the whole of it. The targets are for strength {TARGET_STRENGTH:g}.",
+    )
+
+
+def _inversion_table(assessment: Assessment) -> Table:
+    names = ("mse", "press_accuracy", "residual", *LATENT_MOMENTS)
+    rows = tuple(
+        (str(S), *(f"{values[name]:.3g}" for name in names), f"{DDIM_TABLE_2[S]:g}")
+        for S, values in assessment.inversion.items()
+    )
+    count = min(assessment.settings.num_inverted, assessment.num_sequences)
+    return Table(
+        "DDIM inversion",
+        ("steps", *(name.replace("_", " ") for name in names), "mse, DDIM paper"),
+        rows,
+        f"{count} held-out sequences, encoded and decoded in as many steps. Latents that are standard normal have mean 0,"
+        " deviation 1 and excess kurtosis 0. The last column is table 2 of the DDIM paper (arXiv 2010.02502), for images.",
+    )
+
+
+def _realism_table(assessment: Assessment) -> Table:
+    realism = assessment.realism
+    rows = tuple((FIGURE_NAMES[name], f"{each.value:.3f}", f"{each.floor:.3f}") for name, each in realism.figures.items())
+    note = (
+        f"{realism.num_sequences} sequences on either side. The floor is the same figure between two halves of the real"
+        " actions. A classifier that is right half of the time sees no difference; distances are best at 0."
+    )
+    return Table("Realism of drawn actions", ("figure", "drawn", "floor"), rows, realism.reason or note)
+
+
+def _types_table(assessment: Assessment) -> Table:
+    shares = assessment.realism.type_shares
+    rows = tuple((name, *(f"{100 * shares[of][name]:.1f} %" for of in ("drawn", "real"))) for name in shares["real"])
+    return Table("Gesture types", ("type", "drawn", "real"), rows, "Shares of the sequences.")
+
+
+def _not_finite_tables(assessment: Assessment) -> list[Table]:
+    """Return a table of what is not finite; none of a model that is as it should be."""
+    rows = tuple((name, str(count)) for name, count in assessment.not_finite.items() if count)
+    note = "The model has diverged: these sequences are NaN or infinite, and all figures are of the others."
+    return [Table("Not finite", ("sequences", "not finite"), rows, note)] if rows else []
+
+
+def to_json(assessment: Assessment, model: str, data_dir: str) -> dict:
+    """Return what `report.json` holds: the assessment, the model, the data, and each target with whether it is met."""
+    metrics = assessment.reconstruction[TARGET_STRENGTH]
+    targets = {
+        target.name: {
+            "values": {name: metrics[name] for name in target.metrics},
+            "target": target.wanted,
+            "met": target.is_met(metrics),
+        }
+        for target in TARGETS
+    }
+    return {
+        "action_ddim": __version__,
+        "model": model,
+        "data_dir": data_dir,
+        "targets": targets,
+        **dataclasses.asdict(assessment),
+    }
+
+
+def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_dir: str) -> str:
+    """Return the report as a page with its figures within."""
+    verdict = "met" if all(target.is_met(assessment.reconstruction[TARGET_STRENGTH]) for target in TARGETS) else "missed"
+    first, *others = tables(assessment)
+    figures = "\n".join(
+        f"<section><h2>{html.escape(picture.title)}</h2><figure>"
+        f'<img alt="{html.escape(picture.title)}" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption></figure></section>"
+        for picture in pictures
+    )
+    body = "\n".join(table.to_html() for table in others)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>action_ddim: {html.escape(model)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>How good the model is</h1>
+<p><code>{html.escape(model)}</code> on {assessment.num_sequences} held-out sequences of {assessment.seq_len} steps from
+<code>{html.escape(data_dir)}</code>; action_ddim {__version__}, seed {assessment.settings.seed}.</p>
+<p class="verdict {verdict}">{html.escape(first.note)}</p>
+{dataclasses.replace(first, note="").to_html()}
+{body}
+{figures}
+</body>
+</html>
+"""
+
+
+def write_report(folder: Path, assessment: Assessment, pictures: list[Picture], model: str, data_dir: str) -> None:
+    """Write `report.json` and `report.html` to a folder, made if missing.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    # JSON has no NaN: what is not a number is null.
+    content = json.loads(json.dumps(to_json(assessment, model, data_dir)), parse_constant=lambda constant: None)
+    numbers = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    for name, text in ((JSON_NAME, numbers), (HTML_NAME, to_html(assessment, pictures, model, data_dir))):
+        with written_whole("--out", folder / name) as file:
+            file.write(text.encode())

@@ -1,0 +1,302 @@
+"""`TrainConfig`: every setting of a training run, documented and validated."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from action_ddim.actions import MIN_SEQ_LEN
+from action_ddim.errors import UserError
+from action_ddim.training.early_stopping import METRICS
+
+# `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
+# value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
+LR_BASE_WIDTH = 1024
+SCALED_LR_CEILING = 6.4e-3
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+# What `--init_from` settles: the shape of the weights, and what they were trained to predict.
+MODEL_SETTINGS = (
+    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
+    *("prediction_type", "beta_schedule", "num_train_timesteps"),
+)
+
+
+def _flag(
+    help: str,
+    *,
+    default=dataclasses.MISSING,
+    group: str,
+    choices: tuple[str, ...] | None = None,
+    above=None,
+    at_least=None,
+    may_change=False,
+):
+    """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`.
+
+    What `may_change` when a run is resumed does not change what is learned, or is compared by other means than its value.
+    """
+    metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
+    return field(default=default, metadata={**metadata, "may_change": may_change})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The settings of a run; each field is the flag of the same name, and its metadata says what it means.
+
+    Raises:
+        UserError: a value is out of its range, in one line that names the flag.
+    """
+
+    data_dir: str = _flag("folder of the training data, *_actions.npy", group="data", may_change=True)
+    val_data_dir: str = _flag("folder of the validation data, *_actions.npy", group="data", may_change=True)
+    seq_len: int | None = _flag(
+        "time steps a sequence; by default what the folder's dataset.json says, else 250",
+        default=None,
+        group="data",
+        at_least=MIN_SEQ_LEN,
+        may_change=True,
+    )
+
+    d_model: int = _flag("width of the transformer; 32 to 512 recommended", default=128, group="model", at_least=1)
+    num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
+    nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
+    patch_size: int = _flag(
+        "time steps a token; fewer are finer, and slower in proportion", default=7, group="model", at_least=1
+    )
+    dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
+    init_from: str | None = _flag(
+        "pipeline folder, or its Hub id ORG/NAME, whose weights to start from; settings that shape the model come from there",
+        default=None,
+        group="model",
+    )
+
+    prediction_type: str = _flag(
+        "what the network predicts: the clean actions, the noise, or v",
+        default="sample",
+        group="diffusion",
+        choices=("sample", "epsilon", "v_prediction"),
+    )
+    beta_schedule: str = _flag(
+        "noise schedule, by its diffusers name",
+        default="squaredcos_cap_v2",
+        group="diffusion",
+        choices=("squaredcos_cap_v2", "linear", "scaled_linear"),
+    )
+    num_train_timesteps: int = _flag("diffusion timesteps in training", default=1000, group="diffusion", at_least=1)
+    weighting_scheme: str = _flag(
+        "how often each timestep is trained on: those in the middle of the schedule most, or all alike",
+        default="logit_normal",
+        group="diffusion",
+        choices=("logit_normal", "none"),
+    )
+    snr_gamma: float | None = _flag(
+        "gamma of the min-SNR loss weight (5 is usual); by default no weight", default=None, group="diffusion", above=0
+    )
+    velocity_weight: float = _flag(
+        "weight of the loss on first differences, which keeps strokes smooth; 0 is off",
+        default=5.0,
+        group="diffusion",
+        at_least=0,
+    )
+
+    rest_weight: float = _flag(
+        "weight of the loss on whether x and y move or rest, which lets rests be exact; 0 trains a network without it",
+        default=0.1,
+        group="diffusion",
+        at_least=0,
+    )
+
+    batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
+    num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
+    max_train_steps: int | None = _flag(
+        "updates after which training ends, instead of --num_epochs",
+        default=None,
+        group="training",
+        at_least=1,
+        may_change=True,
+    )
+    lr: float = _flag(
+        f"peak learning rate, 1e-5 to 1e-2, at width {LR_BASE_WIDTH}: a model of another width trains at"
+        f" lr * {LR_BASE_WIDTH} / d_model, scaled up to {SCALED_LR_CEILING:g} at most",
+        default=1e-4,
+        group="training",
+        above=0,
+    )
+    warmup_steps: int = _flag(
+        "updates of linear warm-up, at most a tenth of the run; then a cosine to 0", default=100, group="training", at_least=0
+    )
+    weight_decay: float = _flag("decoupled weight decay of AdamW", default=1e-4, group="training", at_least=0)
+    max_grad_norm: float = _flag("gradients are clipped to this norm", default=1.0, group="training", above=0)
+    gradient_accumulation_steps: int = _flag("batches an update", default=1, group="training", at_least=1)
+    ema_decay: float = _flag(
+        "decay of the moving average of the weights, 0 to below 1", default=0.999, group="training", at_least=0
+    )
+    mixed_precision: str | None = _flag(
+        "by default what `accelerate launch` or its config says, else none",
+        default=None,
+        group="training",
+        choices=("no", "fp16", "bf16"),
+        may_change=True,
+    )
+    max_bad_steps: int = _flag(
+        "updates in a row that may be skipped because loss or gradient is not finite, before the run ends",
+        default=10,
+        group="training",
+        at_least=1,
+        may_change=True,
+    )
+    max_train_time: float | None = _flag(
+        "minutes after which the run is saved and ends; by default no limit",
+        default=None,
+        group="training",
+        above=0,
+        may_change=True,
+    )
+    seed: int = _flag("seed of weights, data order and noise", default=0, group="training", at_least=0)
+
+    recon_strength: float = _flag(
+        "validation: how far up the noise schedule sequences go before they are reconstructed, above 0 to 1",
+        default=0.5,
+        group="validation",
+        above=0,
+    )
+    recon_steps: int = _flag(
+        "validation: DDIM steps over the whole schedule, of which the strength's share is taken",
+        default=10,
+        group="validation",
+        at_least=1,
+    )
+    eval_sequences: int = _flag(
+        "validation: sequences each epoch; the last epoch takes all", default=256, group="validation", at_least=1
+    )
+    eval_batch_size: int = _flag("validation: sequences a batch", default=256, group="validation", at_least=1, may_change=True)
+    early_stopping_patience: int | None = _flag(
+        "epochs without an improvement after which the run ends, keeping the best as pipeline-best; by default off",
+        default=None,
+        group="validation",
+        at_least=1,
+        may_change=True,
+    )
+    early_stopping_metric: str = _flag(
+        "what improves", default="val/loss", group="validation", choices=tuple(METRICS), may_change=True
+    )
+    early_stopping_min_delta: float = _flag(
+        "an improvement is more than this", default=0.0, group="validation", at_least=0, may_change=True
+    )
+
+    device: str = _flag(
+        "auto takes a CUDA GPU where there is one, else the CPU; mps is the GPU of a Mac",
+        default="auto",
+        group="system",
+        choices=DEVICES,
+        may_change=True,
+    )
+    save_dir: str = _flag(
+        "the run folder; one that holds an earlier run is moved aside, unless this one goes on from there",
+        default="checkpoints",
+        group="system",
+        may_change=True,
+    )
+    compile: bool = _flag(
+        "compile the training step with torch.compile: a minute at the start, faster steps after it",
+        default=False,
+        group="system",
+    )
+    data_memory_gb: float = _flag(
+        "data of at most this size (GB, each process) is loaded into memory, on a GPU into its own; more stays on disk",
+        default=4.0,
+        group="system",
+        at_least=0,
+        may_change=True,
+    )
+    checkpointing_epochs: int = _flag(
+        "epochs between checkpoints; 0 for one at the end only", default=20, group="system", at_least=0, may_change=True
+    )
+    checkpointing_steps: int | None = _flag(
+        "updates between checkpoints, beside those of the epochs; by default off",
+        default=None,
+        group="system",
+        at_least=1,
+        may_change=True,
+    )
+    checkpoints_total_limit: int | None = _flag(
+        "checkpoints to keep, the newest; by default all", default=None, group="system", at_least=1, may_change=True
+    )
+    resume_from_checkpoint: str | None = _flag(
+        "latest, or a checkpoint of --save_dir: go on from there as if the run had never stopped",
+        default=None,
+        group="system",
+        may_change=True,
+    )
+    plot_epochs: int = _flag(
+        "epochs between plots, which are drawn at the end too; 0 for none",
+        default=10,
+        group="system",
+        at_least=0,
+        may_change=True,
+    )
+    report_to: tuple[str, ...] = _flag(
+        "trackers, one or several",
+        default=("wandb",),
+        group="system",
+        choices=("wandb", "tensorboard", "none"),
+        may_change=True,
+    )
+    wandb_project: str = _flag(
+        "name of the tracker's project", default="action-diffusion-test", group="system", may_change=True
+    )
+    push_to_hub: bool = _flag(
+        "upload the model to the Hugging Face Hub at the end of the run", default=False, group="system", may_change=True
+    )
+    hub_model_id: str | None = _flag("its name there: ORG/NAME", default=None, group="system", may_change=True)
+
+    def __post_init__(self):
+        object.__setattr__(self, "report_to", tuple(self.report_to))
+        for item in dataclasses.fields(self):
+            _check_field(item, getattr(self, item.name))
+        if self.d_model % self.nhead:
+            raise UserError(
+                f"--d_model {self.d_model} is not divisible by --nhead {self.nhead}; choose a --nhead that divides it"
+            )
+        if self.d_model % 2:
+            raise UserError(f"--d_model is {self.d_model}; give an even number, its halves hold sines and cosines")
+        for name in ("dropout", "ema_decay"):
+            if getattr(self, name) >= 1:
+                raise UserError(f"--{name} is {getattr(self, name):g}; give 0 to below 1")
+        if self.seed >= 2**32:
+            raise UserError(f"--seed is {self.seed}; give at most {2**32 - 1}")
+        if self.recon_strength > 1:
+            raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
+        if self.recon_steps > self.num_train_timesteps:
+            raise UserError(
+                f"--recon_steps {self.recon_steps} is more than --num_train_timesteps {self.num_train_timesteps}; lower it"
+            )
+        if self.report_to != ("none",) and "none" in self.report_to:
+            raise UserError("--report_to none excludes the other trackers; leave one of them out")
+        if self.push_to_hub != (self.hub_model_id is not None):
+            raise UserError("--push_to_hub and --hub_model_id go together; give both, or neither")
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up, once `--lr` is scaled to this width."""
+        scaled = self.lr * LR_BASE_WIDTH / self.d_model
+        return scaled if scaled <= self.lr else max(self.lr, min(scaled, SCALED_LR_CEILING))
+
+
+def _check_field(item: dataclasses.Field, value) -> None:
+    """Hold a value against the choices and bounds of its field."""
+    flag, choices = f"--{item.name}", item.metadata["choices"]
+    if value is None:
+        return
+    if isinstance(value, str) and not value.strip():
+        raise UserError(f"{flag} is blank; give a value")
+    if choices:
+        for chosen in value if isinstance(value, tuple) else (value,):
+            if chosen not in choices:
+                raise UserError(f"{flag} is {chosen!r}; choose from {', '.join(choices)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{flag} is {value}; give a finite number")
+    if item.metadata["above"] is not None and value <= item.metadata["above"]:
+        raise UserError(f"{flag} is {value:g}; give a number above {item.metadata['above']}")
+    if item.metadata["at_least"] is not None and value < item.metadata["at_least"]:
+        raise UserError(f"{flag} is {value:g}; give at least {item.metadata['at_least']}")

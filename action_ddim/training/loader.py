@@ -1,0 +1,148 @@
+"""From folders to batches: data opened, checked by one process for all, placed where it fits, and dealt to the processes."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+
+from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset
+from action_ddim.errors import RunError, RunStopped, UserError
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.interruption import REASONS, Interruption, exit_code
+from action_ddim.training.sampler import EpochSampler
+
+SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
+COMPARED_SEQUENCES, COMPARED_BYTES = 8192, 24 << 20  # of each data set, at most: within a second also from a disk
+DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest is for the model and its activations
+
+
+def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
+    """Open the training and the validation data; their headers are read, their values not yet."""
+    if config.init_from is not None and config.seq_len is not None:
+        model = f"--init_from {config.init_from}"
+        train_data = open_for_model("--data_dir", config.data_dir, config.seq_len, model)
+        return train_data, open_for_model("--val_data_dir", config.val_data_dir, config.seq_len, model)
+    train_data = ActionDataset(config.data_dir, config.seq_len, flag="--data_dir")
+    val_data = ActionDataset(config.val_data_dir, config.seq_len, flag="--val_data_dir")
+    if train_data.seq_len != val_data.seq_len:
+        raise UserError(
+            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
+            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
+        )
+    return train_data, val_data
+
+
+def open_for_model(flag: str, folder: str, seq_len: int, model: str) -> ActionDataset:
+    """Open a folder of sequences as long as a model's, which they are where no dataset.json says otherwise.
+
+    Raises:
+        UserError: they are of another length, in one line that names both flags; or as `ActionDataset`.
+    """
+    data = ActionDataset(folder, default_seq_len=seq_len, flag=flag)
+    if data.seq_len != seq_len:
+        raise UserError(f"{flag} {folder} holds sequences of {data.seq_len} steps; {model} takes {seq_len}")
+    return data
+
+
+def validate_once(accelerator: Accelerator, dataset: ActionDataset, interruption: Interruption) -> None:
+    """Validate every value on the main process, while the others wait. MUST be called on every rank.
+
+    Raises:
+        UserError: as `ActionDataset.validate`, on every rank.
+        RunError: the same, where a file can no longer be read.
+        RunStopped: there is a reason to stop; files that were found valid need not be read again.
+    """
+    with closing(_validation_words(dataset, interruption)) as words:
+        while True:
+            word = [next(words) if accelerator.is_main_process else None]
+            if accelerator.num_processes > 1:
+                broadcast_object_list(word)
+            if isinstance(word[0], Exception):
+                raise word[0]
+            if word[0] == "valid":
+                return
+            reason = interruption.reason(accelerator)
+            if reason:
+                what = f"the run stops while {dataset.folder} is checked ({REASONS[reason]}); nothing was trained"
+                raise RunStopped(what, exit_code(reason))
+
+
+def _validation_words(dataset: ActionDataset, interruption: Interruption) -> Generator[str | Exception]:
+    """Validate, and yield a sign of life now and then, and on a wish to stop, at last "valid" or the error."""
+    spoken = time.monotonic()
+    try:
+        for _ in dataset.validation():
+            if interruption.wish or time.monotonic() - spoken > SIGN_OF_LIFE_S:
+                yield "reading"
+                spoken = time.monotonic()
+    except (UserError, RunError) as error:
+        yield error
+    yield "valid"
+
+
+def place(dataset: ActionDataset, device: torch.device, budget_gb: float) -> str:
+    """Load the data into the memory of the device, or else of the machine, where it fits; return where it is now.
+
+    Args:
+        budget_gb: At most so many GB (1e9 bytes) are loaded, by each process.
+    """
+    if dataset.nbytes > budget_gb * 1e9:
+        return "on disk"
+    if device.type == "cuda" and dataset.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        dataset.load(device)
+        return "in the device's memory"
+    dataset.load()
+    return "in memory"
+
+
+def warn_of_shared(train_data: ActionDataset, val_data: ActionDataset) -> None:
+    """Say in a line where validation sequences are training sequences too, bit for bit.
+
+    Of large data a random part is compared, from the same places where both are equally long: a copy is always seen.
+    """
+    known, compared = set(_digests(train_data)), list(_digests(val_data))
+    shared = sum(digest in known for digest in compared)
+    if shared:
+        print(
+            f"{shared} of {len(compared)} validation sequences that were looked at (--val_data_dir {val_data.folder}) are"
+            f" training sequences too (--data_dir {train_data.folder}): metrics will look better than they are",
+            file=sys.stderr,
+        )
+
+
+def _digests(dataset: ActionDataset) -> Iterator[bytes]:
+    """Yield a digest of each sequence, of a random part where they are many."""
+    size = dataset.nbytes // len(dataset)
+    count = min(COMPARED_SEQUENCES, 1 + COMPARED_BYTES // size)
+    places = np.arange(min(count, len(dataset)))
+    if len(dataset) > count:
+        places = np.unique((np.random.default_rng(0).random(count) * len(dataset)).astype(np.int64))
+    for part in np.array_split(places, 1 + len(places) * size // CHUNK_BYTES):
+        for sequence in dataset.read(part).cpu().numpy():
+            yield hashlib.blake2b(sequence.tobytes(), digest_size=16).digest()
+
+
+def make_loader(dataset: ActionDataset, config: TrainConfig, device: torch.device) -> DataLoader:
+    """Return whole batches `(B, L, 3)` in the order of `EpochSampler`; Accelerate deals them to the processes."""
+    return DataLoader(
+        dataset,
+        config.batch_size,
+        sampler=EpochSampler(len(dataset), config.seed),
+        collate_fn=_as_it_is,
+        # Making an iterator draws a seed for workers: from here, so that the global stream is left alone.
+        generator=torch.Generator(),
+        pin_memory=device.type == "cuda" and not dataset.on_device,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Collate a batch that is whole already: `ActionDataset` fetches it in one piece."""
+    return batch

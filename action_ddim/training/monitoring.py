@@ -1,0 +1,172 @@
+"""What a run shows of itself each epoch: metrics of held-out actions, the lines and rows that report them, and figures."""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from action_ddim.evaluation import inference, plots
+from action_ddim.evaluation.evaluate import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
+from action_ddim.evaluation.metrics import TARGETS, summarize
+from action_ddim.evaluation.model_card import model_card
+from action_ddim.evaluation.tables import targets_table
+from action_ddim.export import CARD_NAME, FIGURE_NAME
+from action_ddim.training import tracking
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.ema import averaged_weights
+from action_ddim.training.interruption import Interruption
+from action_ddim.training.run import Run
+
+NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
+# Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
+WORSE_THAN_NONE = 1.5
+
+
+def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
+    """Return the places of the sequences to validate on: all, or the same random subset in every epoch."""
+    if everything or config.eval_sequences >= num_sequences:
+        return np.arange(num_sequences)
+    rng = np.random.default_rng(config.seed)
+    return np.sort(rng.choice(num_sequences, config.eval_sequences, replace=False))
+
+
+def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[str, float]:
+    """Measure the averaged weights; every rank takes a share, and no sequence counts twice.
+
+    Raises:
+        Interrupted: there is a reason to stop before one of the batches.
+    """
+    config, accelerator, started = run.config, run.accelerator, time.perf_counter()
+    share = indices[accelerator.process_index :: accelerator.num_processes]
+    parts = []
+    largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
+    with averaged_weights(run.ema, run.pipeline.denoiser):
+        firsts = range(0, largest_share, config.eval_batch_size)
+        for first in tqdm(firsts, "validating", leave=False, disable=None if accelerator.is_main_process else True):
+            interruption.check(accelerator)
+            batch = share[first : first + config.eval_batch_size]
+            if len(batch):
+                actions = run.val_data.read(batch).numpy()
+                statistics = inference.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
+                parts.append({"index": batch, **statistics})
+    parts = gather_object(parts)
+    # In order of index, so that sums are the same for any number of processes.
+    order = np.argsort(np.concatenate([part["index"] for part in parts]))
+    statistics = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    counts = {"num_sequences": len(indices), "seconds": time.perf_counter() - started}
+    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), **counts}
+    return {f"val/{name}": value for name, value in metrics.items()}
+
+
+def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
+    """Give the metrics to metrics.csv and the trackers, and print the key ones, and which targets they meet."""
+    if run.accelerator.is_main_process:
+        run.folder.append_metrics({"epoch": epoch, "update": run.update, **metrics})
+        value = {name.removeprefix("val/"): number for name, number in metrics.items()}
+        tqdm.write(
+            f"epoch {epoch}/{run.num_epochs}  loss {value['train/loss']:.4f}  val/loss {value['loss']:.4f}"
+            f"  mse {value['mse']:.5f}  coord_mse {value['coord_mse']:.5f}  press {value['press_accuracy']:.4f}"
+            f"  SNR {value['mean_snr_db']:.1f} dB  variance {value['variance_ratio_x']:.2f}/{value['variance_ratio_y']:.2f}"
+            f"  smoothness {value['smoothness_ratio_x']:.2f}/{value['smoothness_ratio_y']:.2f}"
+            f"  {value['train/sequences_per_second']:.0f} seq/s  {targets_line(value)}"
+        )
+        warn_if_worse_than_none(run, metrics)
+    tracking.log_metrics(run.accelerator, {"epoch": epoch, **metrics}, step=run.update)
+
+
+def warn_if_worse_than_none(run: Run, metrics: dict[str, float]) -> None:
+    """Say so where the model is further off than one that answers 0, as it did before it was trained."""
+    loss = metrics["val/loss"]
+    if not loss <= WORSE_THAN_NONE * run.trivial_loss:  # nor is NaN
+        tqdm.write(
+            f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {run.trivial_loss:.3g};"
+            f" the training has diverged, reduce --lr, which is {run.config.lr:g}"
+        )
+
+
+def trivial_loss(run: Run) -> float:
+    """Return the val/loss of a model that answers 0, on sequences that stand for those of each epoch."""
+    indices = validation_indices(run.config, len(run.val_data), everything=False)
+    rows = indices[:: -(-len(indices) // NUM_ERROR_SEQUENCES)]
+    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, inference.Untrained()
+    return float(inference.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
+
+
+def targets_line(metrics: dict[str, float]) -> str:
+    """Return how many of the documented targets are met, and the names of those that are not."""
+    missed = [target.name for target in TARGETS if not target.is_met(metrics)]
+    met = f"targets met {len(TARGETS) - len(missed)}/{len(TARGETS)}"
+    return f"{met}, not {', '.join(missed)}" if missed else met
+
+
+def show_targets(run: Run, metrics: dict[str, float]) -> None:
+    """Print the documented targets as a table, what is amiss, and how much of the time validation took."""
+    if not run.accelerator.is_main_process:
+        return
+    seconds = {name: sum(row.get(f"{name}/seconds", 0.0) for row in run.folder.rows) for name in ("train", "val")}
+    tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
+    warn_if_worse_than_none(run, metrics)
+    tqdm.write(
+        f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
+        f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of both"
+    )
+
+
+def plot_epoch(run: Run, epoch: int, *, final: bool) -> None:
+    """Draw reconstructions and noise after an epoch, or what is `final` in a run, to `plots/` and the trackers."""
+    config, accelerator = run.config, run.accelerator
+    if not accelerator.is_main_process:
+        return
+    indices = validation_indices(config, len(run.val_data), everything=False)
+    with averaged_weights(run.ema, run.pipeline.denoiser):
+        figures = final_figures(run, indices) if final else epoch_figures(run, indices, epoch)
+    run.folder.plots.mkdir(exist_ok=True)
+    for key, figure in figures.items():
+        image = plots.figure_to_image(figure)
+        (run.folder.plots / f"{key.removeprefix('val/')}.png").write_bytes(plots.image_to_png(image))
+        tracking.log_image(accelerator, key, image, step=run.update)
+
+
+def epoch_figures(run: Run, indices: np.ndarray, epoch: int) -> dict:
+    """Return the figures of one epoch by key: reconstructions, and the noise as the network sees it."""
+    rows = indices[:NUM_NOISE_SEQUENCES]
+    figures = reconstruction_figures(run.pipeline, run.val_data.read(rows).numpy(), rows, run.reconstruction)
+    return {f"val/{name}_epoch_{epoch}": figure for name, figure in figures.items()}
+
+
+def final_figures(run: Run, indices: np.ndarray) -> dict:
+    """Return the figures of the whole run by key: learning curves, samples, and error by diffusion timestep."""
+    steps, seed = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps), run.config.seed
+    samples = next(draw_samples(run.pipeline, NUM_SAMPLES, num_inference_steps=steps, seed=seed, batch_size=NUM_SAMPLES))
+    rows = indices[:NUM_ERROR_SEQUENCES]
+    errors = inference.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
+    return {
+        "val/learning_curves": plots.plot_learning_curves(run.folder.rows),
+        "val/samples": plots.plot_samples(samples),
+        "val/error_by_timestep": plots.plot_error_by_timestep(*errors),
+    }
+
+
+def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, bytes]:
+    """Return the model card and its figure, contents by name.
+
+    Args:
+        row: Of the epoch under way, where the weights are judged by it; no figure shows them yet. By default the last row
+            and the last figure that there are.
+    """
+    data: dict = {}
+    with contextlib.suppress(OSError, ValueError):  # it was an object at the start, where there was one
+        data = json.loads((Path(run.config.data_dir) / "dataset.json").read_text())
+    # The epoch ends the name; the newest is the one drawn last.
+    paths = run.folder.plots.glob("reconstructions_epoch_*.png") if row is None else ()
+    drawn = {path.stem.rsplit("_", 1)[1]: path for path in paths}
+    figures = [drawn[epoch] for epoch in sorted(filter(str.isdecimal, drawn), key=int)]
+    if row is None:
+        row = run.folder.rows[-1] if run.folder.rows else {}
+    card = model_card(run.folder.config, row, data, updates=run.update, has_figure=bool(figures))
+    return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -1,0 +1,215 @@
+"""How a run is saved while it is under way, and how it ends where it cannot go on: always in one line, with what is kept."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub import get_token
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
+from action_ddim.pretrained import load_pipeline
+from action_ddim.training import tracking
+from action_ddim.training.checkpoint import (
+    WriteError,
+    checkpoints_to_delete,
+    list_checkpoints,
+    on_main,
+    update_of,
+    write_checkpoint,
+)
+from action_ddim.training.config import TrainConfig
+from action_ddim.training.ema import averaged_weights, ema_state_dict
+from action_ddim.training.interruption import REASONS, exit_code
+from action_ddim.training.monitoring import card_files
+from action_ddim.training.resume import is_own
+from action_ddim.training.run import Run
+from action_ddim.training.run_folder import RunFolder
+
+MEMORY_ADVICE = "reduce --batch_size (32, 16, 8, 4), --d_model (64, 32) or --data_memory_gb, or use --device cpu"
+SETTLING_S = 0.2
+RESUME_ADVICE = "--resume_from_checkpoint latest goes on from there"
+
+
+def save(run: Run) -> bool:
+    """Write `pipeline/` anew, then a checkpoint; say where that fails, and return whether it did not."""
+    # A checkpoint comes last: what was done before it is not done again.
+    saved = save_pipeline(run, run.folder.pipeline)
+    with write_failures_said(f"a checkpoint after update {run.update}"):
+        save_checkpoint(run)
+        return saved
+    return False
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write `checkpoint-<update>`, then remove those beyond the limit. MUST be called on every rank.
+
+    Raises:
+        WriteError: it cannot be written; the checkpoints before it are as they were.
+    """
+    accelerator, folder = run.accelerator, run.folder
+    run.tally.look()
+    progress = {
+        "epoch": run.epoch,
+        "batch": run.batch,
+        "update": run.update,
+        "num_epochs": run.config.num_epochs,
+        "max_train_steps": run.config.max_train_steps,
+        "skipped_in_a_row": run.tally.skipped_in_a_row,
+        "early_stopping": run.early_stopping.state(),
+        "wandb_run": tracking.wandb_run_id(accelerator),
+        "identity": run.identity,
+    }
+    tensors = {
+        "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
+        "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes, accelerator.device),
+    }
+    texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
+    final = folder.checkpoint(run.update)
+    on_main(accelerator, lambda: spare(run, final))
+    write_checkpoint(accelerator, final, tensors, texts)
+    folder.last_checkpoint = final
+    if run.config.checkpoints_total_limit:
+        on_main(accelerator, lambda: prune(run))
+
+
+def spare(run: Run, final: Path) -> None:
+    """Set aside what has the name of a checkpoint that is about to be written, and is somebody else's."""
+    if final.exists() and not is_own(run, final):
+        print(f"{final} is not of this run, and set aside as {run.folder.set_aside(final)}")
+
+
+def prune(run: Run) -> None:
+    """Remove those of this run's checkpoints that are beyond the limit; the last one is the newest, and stays."""
+    older = [path for path in list_checkpoints(run.folder.path) if update_of(path) < run.update and is_own(run, path)]
+    newest = run.folder.checkpoint(run.update)
+    run.folder.delete(checkpoints_to_delete([*older, newest], run.config.checkpoints_total_limit))
+
+
+def save_pipeline(run: Run, final: Path, row: Mapping[str, float] | None = None) -> bool:
+    """Replace a pipeline folder by the averaged weights; say where that fails, and return whether it did not.
+
+    Its card says how good they are: as `row` does, or by default as the last epoch was.
+    """
+
+    def write() -> None:
+        with averaged_weights(run.ema, run.pipeline.denoiser):
+            run.folder.save_pipeline(run.pipeline, final, card_files(run, row))
+
+    with write_failures_said(str(final)):
+        on_main(run.accelerator, write)
+        return True
+    return False
+
+
+def stop(run: Run, reason: int) -> NoReturn:
+    """Save the run and end it."""
+    saved = save(run)
+    end(run.accelerator)
+    where = f"after update {run.update} ({REASONS[reason]})"
+    if not saved:
+        raise RunStopped(f"the run stops {where} and could not be saved; {last_checkpoint(run.folder)}", exit_code(reason))
+    raise RunStopped(
+        f"the run stops {where}; {last_checkpoint(run.folder)}, {RESUME_ADVICE}",
+        exit_code(reason),
+    )
+
+
+def end(accelerator: Accelerator) -> None:
+    """Close the trackers, and the connections between processes. MUST be called on every rank."""
+    tracking.finish_trackers(accelerator)
+    accelerator.end_training()
+
+
+def check_upload(config: TrainConfig) -> None:
+    """Raise a UserError where `--push_to_hub` asks for what cannot be: a name that is none, or no key to the Hub."""
+    if config.hub_model_id is None or not is_first_process():
+        return
+    try:
+        validate_repo_id(config.hub_model_id)
+    except HFValidationError as error:
+        raise UserError(f"--hub_model_id is {config.hub_model_id!r}, no name that the Hub takes; give ORG/NAME") from error
+    if get_token() is None:
+        raise UserError(
+            "--push_to_hub needs a token of the Hugging Face Hub, and there is none here; `hf auth login` asks for it"
+        )
+
+
+def upload(run: Run) -> None:
+    """Upload `pipeline/`, with its code, where that is asked for; say where it fails, and how it is done later."""
+    folder, name = str(run.folder.pipeline), run.config.hub_model_id
+    if name is None or not run.accelerator.is_main_process:
+        return
+    try:
+        print(f"uploaded: {load_pipeline(folder, 'cpu').push_to_hub(name)}")
+    except Exception as error:  # no network, no right to it, no room: errors of the Hub's client and of those below it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        later = f"ActionDDIMPipeline.from_pretrained({folder!r}).push_to_hub({name!r})"
+        print(f"warning: the model could not be uploaded ({reason}); `{later}` does it later", file=sys.stderr)
+
+
+def last_checkpoint(folder: RunFolder) -> str:
+    """Say which checkpoint there is to go back to."""
+    return f"the last good checkpoint is {folder.last_checkpoint}" if folder.last_checkpoint else "there is no checkpoint yet"
+
+
+@contextmanager
+def write_failures_said(what: str) -> Iterator[None]:
+    """Say in a line what could not be written, and go on: the run is worth more than one file of it."""
+    try:
+        yield
+    except (WriteError, OSError) as error:
+        if is_first_process():
+            print(f"{what} could not be written ({error}); is the disk full? The run goes on", file=sys.stderr)
+
+
+@contextmanager
+def data_failures_rescued(run: Run) -> Iterator[None]:
+    """Save the run where its data can no longer be read, and end it in one line that says so."""
+    try:
+        yield
+    except (UserError, RunError, OSError) as error:
+        # Of several processes the others are waiting in another place.
+        if run.accelerator.num_processes == 1 and is_at_update(run):
+            save(run)
+        raise RunError(f"{error}; {last_checkpoint(run.folder)}") from error
+
+
+@contextmanager
+def threads_settled() -> Iterator[None]:
+    """Give gloo's threads a moment after the last exchange between processes.
+
+    One of them may still be about to let go of a tensor, for which it needs Python's lock. When the model goes, at the end
+    of the run, its process group waits for that thread, and holds the lock: the process would never end. (A barrier does not
+    help: it takes the tensor over.)
+    """
+    try:
+        yield
+    finally:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            time.sleep(SETTLING_S)
+
+
+@contextmanager
+def failures_explained(folder: RunFolder) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names the flags that help."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and not re.search("out of memory|can't allocate memory|not enough memory", str(error)):
+            raise
+        raise RunError(f"out of memory; {MEMORY_ADVICE}; {last_checkpoint(folder)}") from error
+
+
+def is_at_update(run: Run) -> bool:
+    """Say whether no batch waits for its update, so that the run can be saved."""
+    return run.batch % run.config.gradient_accumulation_steps == 0 or run.batch == len(run.loader)

@@ -1,0 +1,46 @@
+"""Trackers that fail in the middle of a run, in a process of their own: wandb starts a service."""
+
+import csv
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+# A run as it is, but for what happens to its trackers after the first epoch.
+RUN = """
+import shutil, sys
+from pathlib import Path
+from action_ddim import training
+from action_ddim.cli.train import parse_train_config
+
+plot_epoch = training.plot_epoch
+
+def plot_then_break(run, epoch, last):
+    plot_epoch(run, epoch, last)
+    if epoch == 1:
+        print("trackers:", *(tracker.name for tracker in run.accelerator.trackers))
+        run.accelerator.get_tracker("wandb", unwrap=True).finish()
+        run.accelerator.get_tracker("tensorboard", unwrap=True).close()
+        shutil.rmtree("run/tensorboard")
+        Path("run/tensorboard").touch()  # the writer that opens again finds a file where its folder was
+
+training.plot_epoch = plot_then_break
+training.train(parse_train_config(sys.argv[1:]))
+"""
+
+
+def test_trackers_that_fail_warn_once_and_the_run_goes_on(python, flags, tmp_path):
+    arguments = flags(save_dir="run", report_to=None, num_epochs=3, plot_epochs=1)
+    result = python("-c", RUN, *arguments, "--report_to", "tensorboard", "wandb", WANDB_MODE="offline")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("model: run/pipeline")
+    assert "trackers: wandb tensorboard" in result.stdout
+    for name in ("wandb", "tensorboard"):
+        assert result.stdout.count(f"warning: {name} fails (") == 1, result.stdout
+    assert "metrics.csv and plots/ do" in result.stdout
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+    assert (tmp_path / "run" / "plots" / "reconstructions_epoch_3.png").exists()
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").exists()
+    (recorded,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"val/temporal_iou" in recorded.read_bytes()
