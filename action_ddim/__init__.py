@@ -15,6 +15,8 @@ _PUBLIC = {
     "ActionDataset": "action_ddim.data.dataset",
     "TrainConfig": "action_ddim.training.config",
     "train": "action_ddim.training.loop",
+    "build_mask": "action_ddim.inpainting",
+    "plot_samples": "action_ddim.evaluation.plots",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -6,11 +6,15 @@ new one, whole. Elsewhere the old one steps aside first, to `.<name>.action_ddim
 name empty, and `recover` brings the old one back.
 """
 
-import contextlib
 import ctypes
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+from action_ddim.errors import UserError
 
 OLD = ".action_ddim.old"  # what has it is ours, to be brought back or removed; `.old` alone may be anybody's backup
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
@@ -33,6 +37,28 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextmanager
+def written_whole(flag: str, path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes its name once it is whole, and of which nothing is left where it does not become so.
+
+    Raises:
+        UserError: it cannot be written, in one line that names the flag.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def put_in_place(partial: Path, final: Path) -> None:
@@ -72,7 +98,7 @@ def free_name(path: Path) -> Path:
         OSError: the file system takes no such name.
     """
     name, number = path, 0
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         while name.lstat():
             number += 1
             name = path.with_name(f"{path.name}.{number}")

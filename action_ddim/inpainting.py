@@ -1,13 +1,19 @@
-"""What is known of the actions that a pipeline fills in, and clean actions fitted to it."""
+"""Inpainting: which entries of an action are known beforehand, and clean actions fitted to them.
 
+A mask is boolean, `(N, L, 3)` or `(L, 3)`, True where an entry is known. `ActionDDIMPipeline(known=actions, mask=mask)`
+keeps the known entries and fills in the rest; `build_mask` makes masks from words.
+"""
+
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .actions import PRESS, to_model_space
+from .actions import NUM_CHANNELS, PRESS, to_model_space
 
-# Of the way of a pointer, in model space, that each step counts for at least: without any motion, time takes its place.
+# What each step adds to the arc length at least, in model space: without any motion, it grows with time.
 SMALLEST_STEP = 1e-5
 
 
@@ -25,29 +31,29 @@ class Known(NamedTuple):
         """Fit the clean actions that a network predicts, `(N, L, 3)` in model space, to the known entries.
 
         Known entries take their values, and the steps around a known place move with it: between two known ones in
-        proportion to the way that the pointer has gone, so that a stroke is stretched and a resting pointer goes on
-        resting; before the first and after the last one as it does.
+        proportion to the arc length behind, so that a stroke is stretched and a resting pointer goes on resting.
+        Before the first known place all steps move as it does, and after the last one as that does.
         """
         clean = clean.clamp(-1, 1)
         missed = torch.where(self.mask, to_model_space(self.actions) - clean, 0.0)
-        way = arc_length(clean[..., :PRESS])
-        moved = interpolate(missed[..., :PRESS], self.mask.expand_as(clean)[..., :PRESS], way)
+        length = arc_length(clean[..., :PRESS])
+        moved = interpolate(missed[..., :PRESS], self.mask.expand_as(clean)[..., :PRESS], length)
         return (clean + torch.cat([moved, missed[..., PRESS:]], dim=-1)).to(clean.dtype)
 
 
 def arc_length(places: torch.Tensor) -> torch.Tensor:
-    """Return how far the pointer has gone at each step of places `(N, L, 2)`: `(N, L, 1)`, increasing."""
+    """Return the length of the path behind each step of places `(N, L, 2)`: `(N, L, 1)`, increasing."""
     steps = places.float().diff(dim=1).norm(dim=-1, keepdim=True)
     return F.pad((steps + SMALLEST_STEP).cumsum(dim=1), (0, 0, 1, 0))
 
 
-def interpolate(values: torch.Tensor, known: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
-    """Go in straight lines from each known value to the next over the way, and on from the outer ones at their level.
+def interpolate(values: torch.Tensor, known: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Go in straight lines from each known value to the next over the position, and on from the outer ones at their level.
 
     Args:
         values: `(N, L, C)`, 0 where not known.
         known: Boolean, as the values; a sequence's channel without any stays 0.
-        way: `(N, L, 1)`, increasing.
+        position: Of each step, `(N, L, 1)`, increasing; that of `arc_length`, for example.
     """
     length = values.shape[1]
     step = torch.arange(length, device=values.device).view(1, -1, 1)
@@ -55,10 +61,14 @@ def interpolate(values: torch.Tensor, known: torch.Tensor, way: torch.Tensor) ->
     after = torch.where(known, step, length).flip(1).cummin(dim=1).values.flip(1)
     left = torch.where(before < 0, after, before).clamp(max=length - 1)
     right = torch.where(after == length, before, after).clamp(min=0)
-    way = way.expand_as(values)
-    start = way.gather(1, left)
-    fraction = (way - start) / (way.gather(1, right) - start).clamp(min=SMALLEST_STEP / 2)  # 0 / .. where left is right
-    return torch.lerp(values.gather(1, left).to(way.dtype), values.gather(1, right).to(way.dtype), fraction.clamp(0, 1))
+    position = position.expand_as(values)
+    start = position.gather(1, left)
+    fraction = (position - start) / (position.gather(1, right) - start).clamp(
+        min=SMALLEST_STEP / 2
+    )  # 0 / .. where left is right
+    return torch.lerp(
+        values.gather(1, left).to(position.dtype), values.gather(1, right).to(position.dtype), fraction.clamp(0, 1)
+    )
 
 
 def check_known(known, mask) -> Known:
@@ -80,3 +90,39 @@ def check_known(known, mask) -> Known:
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError("known actions lie outside [0, 1] where the mask is True")
     return Known(known, mask)
+
+
+def build_mask(
+    seq_len: int,
+    *,
+    start: bool = False,
+    end: bool = False,
+    waypoints: Sequence[int] = (),
+    prefix: int = 0,
+    press: bool = False,
+) -> np.ndarray:
+    """Return the mask `(L, 3)` of what the words say is known, all of them together.
+
+    Args:
+        seq_len: L.
+        start, end: The place (x and y) at the first and at the last step.
+        waypoints: Steps at which the place is known; negative ones count from the end.
+        prefix: Number of steps at the beginning of which everything is known.
+        press: The press at every step.
+
+    Raises:
+        ValueError: a waypoint or the prefix lies outside the sequence, or no word was said.
+    """
+    steps = [*([0] if start else []), *([-1] if end else []), *waypoints]
+    outside = [step for step in steps if not -seq_len <= step < seq_len]
+    if outside:
+        raise ValueError(f"waypoint {outside[0]} lies outside the {seq_len} steps")
+    if not 0 <= prefix <= seq_len:
+        raise ValueError(f"prefix is {prefix}, not in 0..{seq_len}")
+    mask = np.zeros((seq_len, NUM_CHANNELS), dtype=bool)
+    mask[steps, :PRESS] = True
+    mask[:prefix] = True
+    mask[:, PRESS] |= press
+    if not mask.any():
+        raise ValueError("nothing is known; say start, end, waypoints, prefix or press")
+    return mask

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from diffusers import DDIMScheduler, ModelMixin
 
-from .guidance import predict_clean
+from .prediction import predict_clean
 
 MAX_ITERATIONS = 40  # a step; two to ten are usual
 TOLERANCE = 1e-5  # of a step's residual, root mean square in model space; a path can magnify it a thousandfold on its way down

@@ -13,10 +13,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from .actions import PRESS, from_model_space, threshold_press, to_model_space
 from .denoising import LEAST_NOISE, bend_variance, estimate_noise, smooth
 from .export import SelfContainedMixin
-from .guidance import Cost, guide, output_for, predict_clean
+from .guidance import Cost, guide
 from .inpainting import Known, check_known
 from .inversion import invert_end, invert_step, slerp
 from .pipeline_output import ActionDenoisingOutput, ActionInversionOutput, ActionPipelineOutput
+from .prediction import output_for, predict_clean
 from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
@@ -66,7 +67,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             known: Actions `(N, L, 3)` or `(L, 3)` in [0, 1]; what the mask leaves out is not looked at.
             mask: Boolean, of the shape of `known` or `(L, 3)`: entries that come back as they are, bit for bit; the rest is
                 generated to fit them (see `filling.Known.complete`), with an eta of 1 more closely where much is known.
-                `action_ddim.masks.build_mask` makes masks from words.
+                `action_ddim.build_mask` makes masks from words.
             cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
             output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press; the rests

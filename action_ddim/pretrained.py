@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from action_ddim.errors import UserError
-from action_ddim.training.config import MODEL_SETTINGS
 
 if TYPE_CHECKING:
     from action_ddim.pipeline import ActionDDIMPipeline
 
 # torch, diffusers and the Hub's client take seconds to import: --help and mistakes in the flags do not wait for them.
 
+DEVICES = ("auto", "cpu", "cuda", "mps")  # of --device
+# What a finished model settles: the shape of its weights, and what they were trained to predict.
+MODEL_SETTINGS = (
+    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
+    *("prediction_type", "beta_schedule", "num_train_timesteps"),
+)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILES = ["model_index.json", "README.md", "*/*.json", "*/*.safetensors"]
 

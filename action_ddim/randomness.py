@@ -22,3 +22,8 @@ def seeded_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gen
     words = np.array([len(key), *key], dtype=np.uint64).view(np.uint32)
     seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)
+
+
+def draw_noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
+    """Draw standard normal noise of the shape `(N, L, 3)` on the generator's device."""
+    return torch.randn(shape, generator=generator, device=generator.device)

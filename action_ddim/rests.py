@@ -13,7 +13,7 @@ def decode_rests(actions: torch.Tensor, move_logits: torch.Tensor, known: Known 
     """Let the pointer rest where the network says so, and fit the motion between rests to them; the press stays as it is.
 
     Each axis by itself: the steps of a rest take their mean, to the last bit the same, or the value that is known of one of
-    them, and the moving steps between two rests are corrected along the way of the pointer, from the one's correction to the
+    them, and the moving steps between two rests are corrected in proportion to the arc length, from the one's correction to the
     other's, so that a stroke is stretched and shifted, never bent. Between two steps that are both known, what is known says
     whether they move; a rest of which different values are known elsewhere is none.
 

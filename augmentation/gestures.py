@@ -1,21 +1,19 @@
-"""Synthetic pointer gestures: what is drawn, how it is rendered, and how a data set of it is written.
+"""Synthetic pointer gestures: what is drawn, how it is rendered, and a data set of it.
 
 A *click* holds one place for the duration of its press. A *swipe* moves between two places along a straight line with
 the minimum-jerk profile of human reaching (Flash and Hogan 1985, J. Neurosci. 5(7), equation 5). Needs numpy only.
 """
 
-import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from action_ddim.actions import MIN_SEQ_LEN
+from action_ddim.data.writer import write_dataset
 from action_ddim.errors import UserError
 
 ACTION_TYPES = ("mixed", "click", "swipe")
@@ -25,8 +23,6 @@ MIN_PLACE, MAX_PLACE = 0.05, 0.95
 # Sequences are drawn in blocks of this many, each from its own generator: sequence i depends on (seed, i) alone, and
 # memory on the block alone. A change of it changes every data set.
 BLOCK = 1024
-PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
-MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
 
 
 @dataclass(frozen=True)
@@ -132,57 +128,10 @@ def generate(config: GestureConfig) -> Iterator[np.ndarray]:
         yield render_gestures(gestures, config.sequence_length, config.idle)
 
 
-def write_dataset(
+def write_gestures(
     config: GestureConfig, output_dir: str | Path, *, sequences_per_file: int = 1000, overwrite: bool = False
 ) -> None:
-    """Write `part_00000_actions.npy`, ... (`[N*L, 3]` float32) and `dataset.json` to `output_dir`, made if missing.
-
-    Raises:
-        UserError: there is data in the folder and `overwrite` is off, or data that this function did not write.
-    """
-    if sequences_per_file < 1:
-        raise UserError(f"--sequences_per_file is {sequences_per_file}; give at least 1")
-    if config.num_sequences > sequences_per_file * MAX_PARTS:
-        raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder, overwrite)
-        _write_parts(config, folder, sequences_per_file)
-        info = {"source": "augmentation.generate_click_dataset", **asdict(config)}
-        # Last, so that a folder with it is a folder that is whole.
-        (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be written: {error.strerror or error}") from error
-
-
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Remove the data set in the folder where that is allowed; other people's data never is."""
-    data = sorted(folder.glob("*_actions.npy"))
-    foreign = [path for path in data if not PART_NAME.fullmatch(path.name)]
-    if foreign:
-        raise UserError(f"--output_dir {folder} holds {foreign[0].name}, which is not from here; choose another folder")
-    info = folder / "dataset.json"
-    if (data or info.exists()) and not overwrite:
-        raise UserError(f"--output_dir {folder} holds a data set; choose another folder or add --overwrite")
-    for path in [info, *data]:
-        path.unlink(missing_ok=True)
-
-
-def _write_parts(config: GestureConfig, folder: Path, sequences_per_file: int) -> None:
-    """Stream the blocks into the part files, so that memory depends on neither the count nor the size of a file."""
-    blocks, block = generate(config), np.empty((0, config.sequence_length, 3), dtype=np.float32)
-    with tqdm(total=config.num_sequences, unit="seq", desc=str(folder), disable=None) as progress:
-        for part, first in enumerate(range(0, config.num_sequences, sequences_per_file)):
-            missing = min(sequences_per_file, config.num_sequences - first)
-            with open(folder / f"part_{part:05d}_actions.npy", "wb") as file:
-                shape = (missing * config.sequence_length, 3)
-                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                while missing:
-                    if not len(block):
-                        block = next(blocks)
-                    taken, block = block[:missing], block[missing:]
-                    taken.tofile(file)
-                    missing -= len(taken)
-                    progress.update(len(taken))
+    """Write the data set as `write_dataset` does, with its settings in `dataset.json`."""
+    info = {"source": "augmentation.generate_click_dataset", **asdict(config)}
+    blocks, count = generate(config), config.num_sequences
+    write_dataset(output_dir, blocks, count, info, sequences_per_file=sequences_per_file, overwrite=overwrite)

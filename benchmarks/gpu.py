@@ -24,7 +24,7 @@ import torch
 from tqdm.auto import tqdm
 
 from action_ddim.training.config import TrainConfig
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 GOAL_SECONDS, GOAL_PLAN_MS, PLAN_STEPS, PLANS = 30, 5, 10, 30
 TARGETS = "targets: mse < 0.01, coord_mse < 0.005, press > 0.9, SNR > 20 dB"
@@ -152,7 +152,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for data in {ROWS[name][0] for name in args.rows}:
             for seed, (split, count) in enumerate(zip(("train", "val"), DATA[data], strict=True)):
-                write_dataset(GestureConfig(num_sequences=count, seed=seed), Path(folder) / data / split)
+                write_gestures(GestureConfig(num_sequences=count, seed=seed), Path(folder) / data / split)
         for name in tqdm(args.rows, unit="row", disable=None):
             results[name] = call_worker(name, folder, args)
     print(format_table(results, args))

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 import action_ddim.training.loop  # noqa: F401  (what attempts need is imported once, here)
 from action_ddim.cli.main import train
 from action_ddim.training.checkpoint import PARTIAL, checkpoint_name, find_damage, list_checkpoints, update_of
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 NUM_EPOCHS, NUM_SEQUENCES, BATCH_SIZE = 20, 24, 4
 LONGEST_WAIT_S = 1.5  # before a kill; an attempt starts in a third of it
@@ -49,8 +49,8 @@ class Attempts:
     def __init__(self, folder: Path, interval: int):
         self.folder, self.interval = folder, interval
         self.steps = mmap.mmap(-1, 8)  # optimizer steps of the attempt, shared with it
-        write_dataset(GestureConfig(num_sequences=NUM_SEQUENCES, sequence_length=20), folder / "train")
-        write_dataset(GestureConfig(num_sequences=4, sequence_length=20, seed=1), folder / "val")
+        write_gestures(GestureConfig(num_sequences=NUM_SEQUENCES, sequence_length=20), folder / "train")
+        write_gestures(GestureConfig(num_sequences=4, sequence_length=20, seed=1), folder / "val")
 
     def start(self, run: Path) -> int:
         """Fork a process that trains in a run folder, and return its id."""

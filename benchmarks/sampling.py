@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from training import count_parameters, find_unet_widths, make_unet  # the script beside this one
 
 from action_ddim.actions import from_model_space, threshold_press
-from action_ddim.cli.model import open_data
+from action_ddim.cli.inputs import open_data
 from action_ddim.data.features import action_features
 from action_ddim.errors import UserError
 from action_ddim.evaluation.evaluate import draw_samples

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from action_ddim.training.config import TrainConfig
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 BASE = {"batch_size": 64, "d_model": 64, "num_layers": 3, "length": 250, "patch_size": TrainConfig.patch_size}
 SIZES: dict[str, tuple[int, ...]] = {
@@ -155,7 +155,7 @@ def call_worker(args: argparse.Namespace, settings: list[dict[str, int]], proces
         for number, row in enumerate(settings):
             if "length" in row:
                 count = 4 * row["batch_size"] * processes
-                write_dataset(GestureConfig(num_sequences=count, sequence_length=row["length"]), f"{folder}/{number}")
+                write_gestures(GestureConfig(num_sequences=count, sequence_length=row["length"]), f"{folder}/{number}")
         command += [__file__, *sys.argv[1:], "--worker", folder, "--settings", json.dumps(settings)]
         command += ["--device", "cpu"] if processes > 1 else []
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 from action_ddim.actions import DEFAULT_SEQ_LEN, NUM_CHANNELS, to_model_space
 from action_ddim.errors import UserError
 from action_ddim.training.config import TrainConfig
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 # diffusers, accelerate and the trainer are imported by those that use them: they are no part of the plain loop's memory.
 
@@ -324,7 +324,7 @@ def main() -> None:
         return run_worker(args)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS if name in args.contenders}
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(GestureConfig(num_sequences=NUM_SEQUENCES), folder)
+        write_gestures(GestureConfig(num_sequences=NUM_SEQUENCES), folder)
         with tqdm(total=args.rounds * sum(sum(num_steps(args, name)) for name in results), unit="step") as progress:
             for number in range(1, args.rounds + 1):
                 for name, measured in results.items():

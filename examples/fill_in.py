@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from action_ddim import ActionDDIMPipeline
+from action_ddim import ActionDDIMPipeline, build_mask
 from action_ddim.actions import PRESS, X, Y
 from action_ddim.evaluation.path_plots import plot_filled
-from action_ddim.inpainting import build_mask
 
 MODEL = Path("checkpoints/pipeline")
 if not MODEL.exists():

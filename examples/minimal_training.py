@@ -12,11 +12,10 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 
-from action_ddim import ActionDataset, ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler
+from action_ddim import ActionDataset, ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler, plot_samples
 from action_ddim.actions import to_model_space
-from action_ddim.evaluation.plots import plot_samples
 from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 NUM_EPOCHS = 10
 torch.manual_seed(0)
@@ -24,7 +23,7 @@ accelerator = Accelerator()
 
 # Data: 1,000 synthetic clicks and swipes of 250 steps, `[x, y, press]` each, read into memory.
 with tempfile.TemporaryDirectory() as folder:
-    write_dataset(GestureConfig(num_sequences=1000), folder)
+    write_gestures(GestureConfig(num_sequences=1000), folder)
     dataset = ActionDataset(folder)
     dataset.load()
 loader = DataLoader(dataset, batch_size=64, shuffle=True, collate_fn=lambda batch: batch)  # read as one tensor, (64, 250, 3)

@@ -18,7 +18,7 @@ from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMS
 from action_ddim.cli.train import parse_train_config
 from action_ddim.training.checkpoint import MANIFEST, describe, file_names, find_damage
 from action_ddim.training.loop import train
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 ROOT = Path(__file__).parents[1]
 TRAINER = ROOT / "train_diffusion_ddim.py"
@@ -33,8 +33,8 @@ torch.set_num_threads(1)
 def data(tmp_path_factory) -> Path:
     """A folder with `train` (12 sequences of 20 steps in two files) and `val` (5)."""
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(GestureConfig(num_sequences=12, sequence_length=SEQ_LEN), folder / "train", sequences_per_file=7)
-    write_dataset(GestureConfig(num_sequences=5, sequence_length=SEQ_LEN, seed=1), folder / "val")
+    write_gestures(GestureConfig(num_sequences=12, sequence_length=SEQ_LEN), folder / "train", sequences_per_file=7)
+    write_gestures(GestureConfig(num_sequences=5, sequence_length=SEQ_LEN, seed=1), folder / "val")
     return folder
 
 

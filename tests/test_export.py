@@ -14,7 +14,7 @@ from huggingface_hub import RepoUrl
 import action_ddim.export
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.evaluation.model_card import model_card
-from action_ddim.masks import build_mask
+from action_ddim.inpainting import build_mask
 from tests.conftest import SEQ_LEN
 from tests.evaluation.test_model_card import CONFIG
 from tests.gaussian import make_scheduler

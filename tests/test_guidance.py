@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from action_ddim.guidance import MIN_ALPHA_BAR, guide, output_for, predict_clean
+from action_ddim.guidance import MIN_ALPHA_BAR, guide
 from action_ddim.inpainting import Known
+from action_ddim.prediction import output_for, predict_clean
 from tests import gaussian
 
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")

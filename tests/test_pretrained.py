@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from action_ddim import ActionDDIMPipeline
 from action_ddim.cli.main import main, train
 from action_ddim.cli.train import parse_train_config
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.cli.test_model import DAMAGES
 from tests.conftest import TRAINER, rows, timeless
 
@@ -91,7 +91,7 @@ def test_a_config_of_python_is_held_against_the_model_too(run, model):
 
 
 def test_data_of_another_length_is_one_line(flags, model, tmp_path, capsys):
-    write_dataset(GestureConfig(2, sequence_length=30), tmp_path / "longer")
+    write_gestures(GestureConfig(2, sequence_length=30), tmp_path / "longer")
     for name in ("data_dir", "val_data_dir"):
         capsys.readouterr()
         assert train(flags(init_from=model, **SHAPE, **{name: tmp_path / "longer"})) == 2

@@ -9,8 +9,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel
 from action_ddim.actions import PRESS, moves
-from action_ddim.inpainting import Known
-from action_ddim.masks import build_mask
+from action_ddim.inpainting import Known, build_mask
 from action_ddim.rests import decode_rests
 from augmentation.gestures import GestureConfig, generate
 from tests.conftest import ROOT

@@ -1,119 +1,117 @@
-"""The house stays as it is drawn: floors, and the map in the README."""
+"""The house stays as `docs/design.md` draws it: its five rules, and its map."""
 
 import ast
 import re
 import sys
-from pathlib import Path
+from graphlib import TopologicalSorter
 
 import pytest
 
 from tests.conftest import ROOT
 
-FLOORS = [
-    {"errors", "durable", "early_stopping", "ema", "tally"},
-    {"actions"},
-    {"filling", "gestures", "denoiser", "scheduler", "loss", "features", "config", "randomness", "masks", "pipeline_output"},
-    {"denoising", "guidance", "rests", "export", "metrics", "realism", "action_file", "check_record", "sampler"},
-    {"inversion"},
-    {"plots", "tables", "dataset", "pipeline", "checkpoint", "tracking", "interruption"},
-    {"evaluation", "model_card", "run_folder", "loading", "outputs", "path_plots", "pretrained"},
-    {"run", "assessment", "arguments"},
-    {"monitoring", "report", "resume"},
-    {"saving"},
-    {"training", "model_cli"},
-    {"cli"},
-    {"__main__"},
+RANKS = {
+    **{"ground": 0, "data": 1, "augmentation": 2, "recordings": 2, "evaluation": 2},
+    **{"training": 3, "planning": 3, "serving": 3, "cli": 4, "doors": 5},
+}
+TRAVELLING = {
+    *("actions", "denoiser", "denoising", "export", "guidance", "inpainting", "inversion"),
+    *("pipeline", "pipeline_output", "prediction", "rests", "scheduler"),
+}
+LIBRARIES = {
+    "accelerate": "action_ddim.training",
+    "wandb": "action_ddim.training.tracking",
+    **dict.fromkeys(("matplotlib", "sklearn", "scipy"), "action_ddim.evaluation"),
+}
+DOORS = {"train_diffusion_ddim", "augmentation.generate_click_dataset", "action_ddim.__main__"}
+PATHS = [
+    ROOT / "train_diffusion_ddim.py",
+    *(path for top in ("action_ddim", "augmentation") for path in (ROOT / top).rglob("*.py")),
 ]
-# actions.py is the contract that its neighbours on the same floor refer to.
-EVERYWHERE = {"errors", "actions"}
-MODULES = {path.stem: path for path in (ROOT / "action_ddim").glob("*.py") if path.stem != "__init__"}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PATHS}
+FOLDERS = ("accelerate_configs", "action_ddim", "augmentation", "benchmarks", "docs", "examples")
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, also inside functions; relative ones as if absolute."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def wing(module: str) -> str:
+    top, *rest = module.split(".")
+    if module in DOORS:
+        return "doors"
+    return top if top == "augmentation" else rest[0] if rest and rest[0] in RANKS else "ground"
+
+
+def imports(module: str, *, for_types: bool = True) -> set[str]:
+    """Every module and name that a module imports, also inside functions; relative ones as if absolute."""
+    tree, found = ast.parse(MODULES[module].read_text()), set()
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    left_out = set() if for_types else {inner for node in types for inner in ast.walk(node)}
+    for node in set(ast.walk(tree)) - left_out:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = f"action_ddim.{node.module}" if node.level else node.module
-            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+            name = f"{module.rsplit('.', 1)[0]}.{node.module}" if node.level else node.module
+            found |= {name, *(f"{name}.{alias.name}" for alias in node.names)}
     return found
 
 
-def test_every_module_has_a_floor():
-    assert set().union(*FLOORS) == set(MODULES)
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_the_wings(module):
+    for other in imports(module) & set(MODULES) - {"action_ddim", "augmentation"}:
+        assert wing(module) == wing(other) or RANKS[wing(other)] < RANKS[wing(module)], f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_go_down(name):
-    floor = next(number for number, names in enumerate(FLOORS) if name in names)
-    lower = set().union(*FLOORS[:floor]) | EVERYWHERE
-    ours = {part.split(".")[1] for part in imports(MODULES[name]) if part.startswith("action_ddim.")}
-    assert ours & set(MODULES) <= lower
+def test_imports_go_in_no_circle():
+    graph = {module: imports(module, for_types=False) & set(MODULES) - {"action_ddim", module} for module in MODULES}
+    TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize(
-    ("library", "rooms"),
-    [
-        # interruption, saving and tracking name a type of it only.
-        (
-            "accelerate",
-            {"loading", "run", "monitoring", "training", "checkpoint", "resume", "interruption", "saving", "tracking"},
-        ),
-        ("wandb", {"tracking"}),
-        ("matplotlib", {"plots", "path_plots", "assessment", "outputs"}),  # the last two name a type of it only
-        ("sklearn", {"realism"}),
-        ("scipy", {"realism", "assessment"}),
-    ],
-)
-def test_libraries_stay_in_their_rooms(library, rooms):
-    users = {name for name, path in MODULES.items() if any(part.split(".")[0] == library for part in imports(path))}
-    assert users == rooms
-
-
-def test_modules_that_travel_with_the_weights_need_no_others():
+def test_what_travels_needs_no_others():
     """What lies beside exported weights imports torch, numpy, diffusers, its Hub, the standard library, and each other."""
-    travelling = {
-        "actions",
-        "denoiser",
-        "denoising",
-        "export",
-        "filling",
-        "guidance",
-        "inversion",
-        "pipeline",
-        "rests",
-        "scheduler",
-    }
-    travelling |= {"pipeline_output"}
     allowed = {"torch", "numpy", "diffusers", "huggingface_hub", "action_ddim", *sys.stdlib_module_names}
-    for name in travelling:
-        found = imports(MODULES[name])
+    for name in TRAVELLING:
+        found = imports(f"action_ddim.{name}")
         assert {part.split(".")[0] for part in found} <= allowed, name
-        assert {part.split(".")[1] for part in found if part.startswith("action_ddim.")} <= travelling, name
+        assert {part.split(".")[1] for part in found if part.startswith("action_ddim.")} <= TRAVELLING, name
+        assert "from action_ddim" not in re.sub(r'""".*?"""', "", MODULES[f"action_ddim.{name}"].read_text(), flags=re.DOTALL)
+    assert not any(
+        part.startswith("action_ddim") for name in ("denoiser", "scheduler") for part in imports(f"action_ddim.{name}")
+    )
+
+
+@pytest.mark.parametrize(("library", "home"), LIBRARIES.items())
+def test_libraries_stay_in_their_wing(library, home):
+    users = {name for name in MODULES if any(part.split(".")[0] == library for part in imports(name, for_types=False))}
+    assert users
+    assert all(f"{user}.".startswith(f"{home}.") for user in users)
+
+
+def test_doors_and_wings_hold_no_logic():
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        if path.name == "__init__.py" and name != "action_ddim":
+            assert ast.get_docstring(tree), name
+            assert len(tree.body) == 1, name
+        if name in DOORS:
+            assert {type(node) for node in tree.body} <= {ast.Expr, ast.Import, ast.ImportFrom, ast.If}, name
 
 
 def test_no_function_is_longer_than_60_lines():
-    for path in [*MODULES.values(), *(ROOT / "benchmarks").glob("*.py")]:
+    for path in [*PATHS, *(ROOT / "benchmarks").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path.name}: {node.name}"
 
 
-def test_readme_maps_the_folders():
-    tree = re.search(r"## What lies where\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    folder, mapped = "", set()
+def test_map_is_of_the_folders():
+    text = (ROOT / "docs" / "design.md").read_text()
+    tree = re.search(r"## What lies where\n\n```\n(.*?)```", text, re.DOTALL)[1]
+    folders, mapped, travelling = [], set(), set()
     for line in tree.splitlines():
-        name = line.split()[0]
-        folder = "" if not line.startswith(" ") else folder
-        mapped.add(folder + name)
-        folder = name if name.endswith("/") else folder
-    for path in [
-        *ROOT.glob("*.py"),
-        *(p for f in ("accelerate_configs", "action_ddim", "augmentation", "benchmarks", "docs") for p in (ROOT / f).iterdir()),
-    ]:
-        name = str(path.relative_to(ROOT))
-        if name != "augmentation/__init__.py" and "__pycache__" not in name:
-            assert name in mapped, name
-    assert all((ROOT / name).exists() for name in mapped)
+        name, mark = line.split()[0], line.split()[1:2]
+        folders = folders[: (len(line) - len(line.lstrip())) // 2]
+        mapped.add("".join(folders) + name)
+        travelling |= {name.removesuffix(".py")} if mark == ["+"] else set()
+        folders += [name] if name.endswith("/") else []
+    there = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*"))]
+    names = {path.relative_to(ROOT).as_posix() for path in there if "__pycache__" not in path.parts}
+    assert names == {name for name in mapped if not name.endswith("/")}
+    assert all((ROOT / name).is_dir() for name in mapped if name.endswith("/"))
+    assert travelling == TRAVELLING

@@ -3,7 +3,6 @@
 Each verb takes the arguments after it, and returns the exit code. A mistake ends in one line on stderr.
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -11,63 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
 
 from action_ddim import __version__
-from action_ddim.cli import model as model_cli
-from action_ddim.cli.train import OneLineParser, parse_train_config, suggestion
+from action_ddim.cli import data, model
+from action_ddim.cli import train as train_cli
+from action_ddim.cli.inputs import suggestion
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
-from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_dataset
 
 SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine within a few
-
-
-def train(argv: list[str], prog: str | None = None) -> int:
-    """Train a DDIM model of actions."""
-
-    def run() -> None:
-        config = parse_train_config(argv, prog)
-        if config.device == "mps":  # what it lacks runs on the CPU; read as torch is imported
-            os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-        # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
-        from action_ddim.training.loop import train as train_model
-
-        train_model(config)
-
-    return _in_one_line(run)
-
-
-def generate(argv: list[str], prog: str | None = None) -> int:
-    """Write synthetic clicks and swipes."""
-
-    def run() -> None:
-        arguments = vars(_generate_parser(prog).parse_args(argv))
-        writing = {name: arguments.pop(name) for name in ("output_dir", "sequences_per_file", "overwrite")}
-        config = GestureConfig(**arguments)
-        write_dataset(config, **writing)
-        print(f"{config.num_sequences} sequences of {config.sequence_length} steps are in {writing['output_dir']}")
-
-    return _in_one_line(run)
-
-
-def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
-    default = GestureConfig()
-    parser = OneLineParser(
-        prog=prog,
-        description="Write synthetic clicks and swipes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--output_dir", required=True, default=argparse.SUPPRESS, help="folder to write, made if missing")
-    add("--num_sequences", type=int, default=default.num_sequences, help="how many to write")
-    add("--action_type", choices=ACTION_TYPES, default=default.action_type, help="mixed: 27%% clicks, the rest swipes")
-    add("--min_delta_t_pct", type=float, default=default.min_delta_t_pct, help="shortest press, fraction of the length")
-    add("--max_delta_t_pct", type=float, default=default.max_delta_t_pct, help="longest press, fraction of the length")
-    add("--sequence_length", type=int, default=default.sequence_length, help="time steps a sequence")
-    add("--sequences_per_file", type=int, default=1000, help="sequences a file")
-    add("--seed", type=int, default=default.seed, help="the same seed gives the same sequences")
-    add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
-    add("--overwrite", action="store_true", help="replace the data set in the folder")
-    return parser
 
 
 def _in_one_line(run: Callable[[], None]) -> int:
@@ -92,9 +44,16 @@ def _in_one_line(run: Callable[[], None]) -> int:
     return 0
 
 
-def _door(verb: Callable[[list[str], str | None], None]) -> Callable[[list[str], str | None], int]:
+class Door(Protocol):
+    """A verb that takes the arguments after it, and returns the exit code."""
+
+    def __call__(self, argv: list[str], prog: str | None = None) -> int: ...
+
+
+def _door(verb: Callable[[list[str], str | None], None], *, tidy: bool = True) -> Door:
     def door(argv: list[str], prog: str | None = None) -> int:
-        return _in_one_line(_ended_tidily()(lambda: verb(argv, prog)))
+        run = partial(verb, argv, prog)
+        return _in_one_line(_ended_tidily()(run) if tidy else run)
 
     door.__doc__ = verb.__doc__
     return door
@@ -113,13 +72,15 @@ def _ended_tidily() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
+train = _door(train_cli.train, tidy=False)  # which saves the run where it is told to stop
+generate = _door(data.generate, tidy=False)
 VERBS = {
     "train": train,
     "generate": generate,
-    "evaluate": _door(model_cli.evaluate),
-    "sample": _door(model_cli.sample),
-    "reconstruct": _door(model_cli.reconstruct),
-    "export": _door(model_cli.export),
+    "evaluate": _door(model.evaluate),
+    "sample": _door(model.sample),
+    "reconstruct": _door(model.reconstruct),
+    "export": _door(model.export),
 }
 
 

@@ -1,4 +1,4 @@
-"""The verbs for a finished model: `evaluate`, `sample`, `reconstruct` and `export`. `cli.py` gives them their doors.
+"""The verbs for a finished model: `evaluate`, `sample`, `reconstruct` and `export`. `main.py` gives them their doors.
 
 Each takes the arguments after it, does its work, and raises a UserError for a mistake.
 """
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError
 
-from action_ddim.actions import NUM_CHANNELS, find_invalid, threshold_press
+from action_ddim.actions import NUM_CHANNELS, threshold_press
+from action_ddim.cli.inputs import OneLineParser, check_actions, open_data
 from action_ddim.cli.outputs import check_output, check_writable, write_actions, write_plot
-from action_ddim.cli.train import OneLineParser
 from action_ddim.errors import UserError
-from action_ddim.pretrained import load_pipeline
-from action_ddim.training.config import DEVICES
+from action_ddim.pretrained import DEVICES, load_pipeline
 
 if TYPE_CHECKING:
-    from action_ddim.data.dataset import ActionDataset
     from action_ddim.pipeline import ActionDDIMPipeline
 
 # torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
@@ -124,7 +122,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
     with recording.open() as file:
         actions = recording.read(file, 0, recording.num_sequences)
-    _check_actions(args.input, actions, args.batch_size)
+    check_actions(args.input, actions, args.batch_size)
     settings = inference.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     if args.noise_std is None:
@@ -224,27 +222,3 @@ def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *name
     for name in names:
         if getattr(args, name) > most:
             raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")
-
-
-def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
-    """Open a folder of sequences as long as the model's, and read every value once.
-
-    Raises:
-        UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
-    """
-    from action_ddim.training.loader import open_for_model
-
-    data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
-    data.validate()
-    return data
-
-
-def _check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
-    """Hold every row of a file against the contract of `actions.py`."""
-    if not len(actions):
-        raise UserError(f"--input {path} holds no sequences")
-    for first in range(0, len(actions), batch_size):
-        invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
-        if invalid is not None:
-            row, fault = invalid
-            raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")

@@ -1,13 +1,13 @@
 """The files that verbs write: looked at before any work, and never left half written."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from action_ddim.atomic import written_whole
 from action_ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,28 +28,6 @@ def check_writable(flag: str, path: Path) -> None:
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"{flag} {path} cannot be written in {existing}; name another place")
-
-
-@contextmanager
-def written_whole(flag: str, path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes its name once it is whole, and of which nothing is left where it does not become so.
-
-    Raises:
-        UserError: it cannot be written, in one line that names the flag.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{flag} {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def write_actions(path: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray], *, keep: int) -> list[np.ndarray]:

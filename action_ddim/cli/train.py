@@ -1,66 +1,32 @@
-"""Command lines: a parser whose mistakes are one line, and the trainer's, built from the fields of `TrainConfig`."""
+"""The verb `train`: its flags, built from the fields of `TrainConfig`, and settings from files."""
 
 import argparse
 import contextlib
 import dataclasses
 import json
-import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 
-from action_ddim import __version__
+from action_ddim.cli.inputs import OneLineParser, suggestion
 from action_ddim.errors import UserError
-from action_ddim.pretrained import check_agreement, model_settings
-from action_ddim.training.config import MODEL_SETTINGS, TrainConfig
-
-# What is called otherwise in diffusers, in transformers, or by habit; the first of ours that a parser knows is meant.
-HABITS = {
-    "eval": ("evaluate",),
-    "learning_rate": ("lr",),
-    "logger": ("report_to",),
-    "num_samples": ("num",),
-    "output": ("out", "save_dir"),
-    "output_dir": ("save_dir", "out"),
-    "resume": ("resume_from_checkpoint",),
-    "train_batch_size": ("batch_size",),
-    "train_data_dir": ("data_dir",),
-}
-ALIKE = 0.7  # of difflib's ratio, 0 to 1: `epochs` is .75 like `num_epochs`
+from action_ddim.pretrained import MODEL_SETTINGS, check_agreement, model_settings
+from action_ddim.training.config import TrainConfig
 
 
-def suggestion(word: str, known: Iterable[str]) -> str | None:
-    """Return the question whether one of the known names is meant by a word, None where none is like it."""
-    names = {name.strip("-"): name for name in known}
-    plain = word.strip("-").replace("-", "_").lower()
-    meant = [name for name in HABITS.get(plain, ()) if name in names] or get_close_matches(plain, names, 1, ALIKE)
-    return f"did you mean {names[meant[0]]}?" if meant else None
+def train(argv: list[str], prog: str | None) -> None:
+    """Train a DDIM model of actions."""
+    config = parse_train_config(argv, prog)
+    if config.device == "mps":  # what it lacks runs on the CPU; read as torch is imported
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
+    from action_ddim.training.loop import train as train_model
 
-
-class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` with `--version`, whose mistakes become a `UserError` instead of a usage text and an exit."""
-
-    def __init__(self, **settings):
-        super().__init__(**settings, allow_abbrev=False)
-        self.add_argument("--version", action="version", version=f"action-ddim {__version__}")
-        self._words: list[str] = []
-
-    def parse_known_args(self, args=None, namespace=None):  # what parse_args calls; kept for its messages
-        self._words = list(args or ())
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        # A flag that is misspelled is the cause, whatever argparse stumbled over first.
-        flags = (word.split("=")[0] for word in self._words if re.match("--?[a-zA-Z]", word))
-        unknown = next((flag for flag in flags if flag not in self._option_string_actions), None)
-        if unknown:
-            message = f"{unknown} is not a flag"
-        remedy = (unknown and suggestion(unknown, self._option_string_actions)) or "--help lists the flags"
-        raise UserError(f"{message}; {remedy}")
+    train_model(config)
 
 
 def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:

@@ -4,7 +4,6 @@ Files are flattened, `[N*L, 3]`, or `[N, L, 3]`, of any real type. They stay on 
 loaded whole. `action_file.py` reads them, `actions.py` says what the numbers mean.
 """
 
-import dataclasses
 import json
 import re
 import sys
@@ -22,11 +21,9 @@ from tqdm.auto import tqdm
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
 from action_ddim.data.action_file import open_action_file
 from action_ddim.data.check_record import CheckRecord, fingerprint
+from action_ddim.data.writer import KNOWN_KEYS
 from action_ddim.errors import UserError, is_first_process
-from augmentation.gestures import GestureConfig
 
-# Of dataset.json: what is documented, and what the generator writes. Others are information of the folder's owner.
-KNOWN_KEYS = {"sequence_length", "rate_hz", "source", "seed", *(item.name for item in dataclasses.fields(GestureConfig))}
 LENGTH_NAMES = ("sequencelength", "seqlength", "seqlen")  # what a key that means the length comes near to
 MAX_OPEN_FILES = 64  # many systems allow a process 256
 CHUNK_BYTES = 3 << 20  # read at once where everything is read
@@ -243,3 +240,15 @@ class ActionDataset(Dataset):
             bar.close()
             if unknown:
                 record.save()
+
+
+def open_for_model(flag: str, folder: str, seq_len: int, model: str) -> ActionDataset:
+    """Open a folder of sequences as long as a model's, which they are where no dataset.json says otherwise.
+
+    Raises:
+        UserError: they are of another length, in one line that names both flags; or as `ActionDataset`.
+    """
+    data = ActionDataset(folder, default_seq_len=seq_len, flag=flag)
+    if data.seq_len != seq_len:
+        raise UserError(f"{flag} {folder} holds sequences of {data.seq_len} steps; {model} takes {seq_len}")
+    return data

@@ -6,11 +6,9 @@ import numpy as np
 import torch
 
 from action_ddim.actions import PRESS, from_model_space, to_model_space
-from action_ddim.evaluation.metrics import sequence_statistics
-from action_ddim.guidance import predict_clean
 from action_ddim.pipeline import ActionDDIMPipeline
-from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.prediction import predict_clean
+from action_ddim.randomness import Stream, draw_noise, seeded_generator
 
 NUM_ERROR_TIMESTEPS = 21
 
@@ -22,54 +20,6 @@ class ReconstructionSettings:
     seed: int = 0
     strength: float = 0.5
     num_inference_steps: int = 10
-
-
-@torch.no_grad()
-def validation_loss(
-    pipeline: ActionDDIMPipeline,
-    actions: np.ndarray,
-    indices: np.ndarray,
-    *,
-    seed: int,
-    weighting_scheme: str = "none",
-    denoiser: torch.nn.Module | None = None,
-    **loss_settings,
-) -> np.ndarray:
-    """Return the training objective of each sequence, `(N,)`.
-
-    Noise and timestep are functions of (seed, index of the sequence): the same in every epoch and in any batch.
-
-    Args:
-        actions: `(N, L, 3)` in [0, 1].
-        indices: `(N,)`, the place of each sequence in its data set.
-        weighting_scheme: Of `draw_timesteps`.
-        denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
-        loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
-    """
-    num_train_timesteps = pipeline.scheduler.config.num_train_timesteps
-    noise, timesteps = [], []
-    for index in indices.tolist():
-        generator = seeded_generator(Stream.VALIDATION_LOSS, seed, index)
-        timesteps.append(draw_timesteps(1, num_train_timesteps, generator, weighting_scheme))
-        noise.append(draw_noise((1, *actions.shape[1:]), generator))
-    device = pipeline.device
-    sample = to_model_space(torch.as_tensor(actions, device=device))
-    loss = diffusion_loss(
-        denoiser or pipeline.denoiser,
-        pipeline.scheduler,
-        sample,
-        torch.cat(noise).to(device),
-        torch.cat(timesteps).to(device),
-        **loss_settings,
-    )
-    return loss.cpu().double().numpy()
-
-
-class Untrained(torch.nn.Module):
-    """Answers 0, and that whatever can move may as well rest, as a denoiser does that has learned nothing yet."""
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, return_dict: bool = False) -> tuple[torch.Tensor, ...]:
-        return torch.zeros_like(sample), torch.zeros_like(sample[:, 1:, :PRESS])
 
 
 def reconstruction_generators(seed: int, indices: np.ndarray) -> list[torch.Generator]:
@@ -152,16 +102,3 @@ def error_by_timestep(
             errors[f"{prefix}press"].append(float(squared[..., PRESS].mean()))
     spread = actions.var(axis=0)  # (L, 3)
     return timesteps, errors, {"coord": float(spread[:, :PRESS].mean()), "press": float(spread[:, PRESS].mean())}
-
-
-def evaluate_batch(
-    pipeline: ActionDDIMPipeline,
-    actions: np.ndarray,
-    indices: np.ndarray,
-    settings: ReconstructionSettings,
-    **loss_settings,
-) -> dict[str, np.ndarray]:
-    """Return the loss and the reconstruction statistics of each sequence, arrays `(N,)`, for `metrics.summarize`."""
-    reconstruction = reconstruct(pipeline, actions, indices, settings)
-    loss = validation_loss(pipeline, actions, indices, seed=settings.seed, **loss_settings)
-    return {"loss": loss, **sequence_statistics(actions, reconstruction)}

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from action_ddim import __version__
-from action_ddim.cli.outputs import written_whole
+from action_ddim.atomic import written_whole
 from action_ddim.evaluation.evaluate import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
 from action_ddim.evaluation.metrics import TARGETS
 from action_ddim.evaluation.tables import Table, targets_table

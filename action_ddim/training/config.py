@@ -6,19 +6,13 @@ from dataclasses import dataclass, field
 
 from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
+from action_ddim.pretrained import DEVICES
 from action_ddim.training.early_stopping import METRICS
 
 # `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
 LR_BASE_WIDTH = 1024
 SCALED_LR_CEILING = 6.4e-3
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-# What `--init_from` settles: the shape of the weights, and what they were trained to predict.
-MODEL_SETTINGS = (
-    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
-    *("prediction_type", "beta_schedule", "num_train_timesteps"),
-)
 
 
 def _flag(

@@ -1,6 +1,7 @@
 """From folders to batches: data opened, checked by one process for all, placed where it fits, and dealt to the processes."""
 
 import hashlib
+import itertools
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -11,16 +12,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset
+from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset, open_for_model
 from action_ddim.errors import RunError, RunStopped, UserError
+from action_ddim.randomness import Stream, seeded_generator
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.interruption import REASONS, Interruption, exit_code
-from action_ddim.training.sampler import EpochSampler
 
 SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
 COMPARED_SEQUENCES, COMPARED_BYTES = 8192, 24 << 20  # of each data set, at most: within a second also from a disk
+LISTED = 1 << 16  # places that are Python integers at a time
 DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest is for the model and its activations
 
 
@@ -38,18 +40,6 @@ def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
             f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
         )
     return train_data, val_data
-
-
-def open_for_model(flag: str, folder: str, seq_len: int, model: str) -> ActionDataset:
-    """Open a folder of sequences as long as a model's, which they are where no dataset.json says otherwise.
-
-    Raises:
-        UserError: they are of another length, in one line that names both flags; or as `ActionDataset`.
-    """
-    data = ActionDataset(folder, default_seq_len=seq_len, flag=flag)
-    if data.seq_len != seq_len:
-        raise UserError(f"{flag} {folder} holds sequences of {data.seq_len} steps; {model} takes {seq_len}")
-    return data
 
 
 def validate_once(accelerator: Accelerator, dataset: ActionDataset, interruption: Interruption) -> None:
@@ -128,6 +118,38 @@ def _digests(dataset: ActionDataset) -> Iterator[bytes]:
     for part in np.array_split(places, 1 + len(places) * size // CHUNK_BYTES):
         for sequence in dataset.read(part).cpu().numpy():
             yield hashlib.blake2b(sequence.tobytes(), digest_size=16).digest()
+
+
+class EpochSampler(Sampler[int]):
+    """Lists the places 0 to N - 1 in random order, a function of (seed, epoch) alone.
+
+    The order is uniform over all N! orders, so it mixes the files of a data set too. It takes 4 bytes a sequence, where
+    torch's `RandomSampler` lists Python integers at about 36; the sampler of Accelerate draws from seed + epoch, so
+    that its second epoch of one seed is the first of the next.
+
+    Args:
+        num_sequences: N.
+        seed: Of the order.
+
+    `set_epoch`, which Accelerate's loaders forward, chooses the epoch.
+    """
+
+    def __init__(self, num_sequences: int, seed: int):
+        self.num_sequences = num_sequences
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_sequences
+
+    def __iter__(self) -> Iterator[int]:
+        generator = seeded_generator(Stream.DATA_ORDER, self.seed, self.epoch)
+        dtype = torch.int32 if self.num_sequences < 2**31 else torch.int64
+        order = torch.randperm(self.num_sequences, generator=generator, dtype=dtype)
+        return itertools.chain.from_iterable(places.tolist() for places in order.split(LISTED))
 
 
 def make_loader(dataset: ActionDataset, config: TrainConfig, device: torch.device) -> DataLoader:

@@ -18,29 +18,19 @@ import action_ddim
 from action_ddim.actions import to_model_space
 from action_ddim.errors import RunError, RunStopped
 from action_ddim.evaluation.model_card import updates_of
-from action_ddim.randomness import Stream, seeded_generator
+from action_ddim.randomness import Stream, draw_noise, seeded_generator
 from action_ddim.training import resume, tracking
 from action_ddim.training.config import LR_BASE_WIDTH, TrainConfig
+from action_ddim.training.ending import data_failures_rescued, end, failures_explained, last_checkpoint, stop, threads_settled
 from action_ddim.training.interruption import Interrupted, Interruption
 from action_ddim.training.loader import open_data, validate_once
-from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.training.monitoring import log_epoch, plot_epoch, show_targets, trivial_loss, validate, validation_indices
+from action_ddim.training.loss import diffusion_loss, draw_timesteps
+from action_ddim.training.monitoring import log_epoch, plot_epoch, show_targets
 from action_ddim.training.resume import Origin
 from action_ddim.training.run import Run, build, check_device, initial_weights, make_accelerator
 from action_ddim.training.run_folder import RunFolder
-from action_ddim.training.saving import (
-    check_upload,
-    data_failures_rescued,
-    end,
-    failures_explained,
-    last_checkpoint,
-    save,
-    save_pipeline,
-    stop,
-    threads_settled,
-    upload,
-    write_failures_said,
-)
+from action_ddim.training.saving import check_upload, save, save_pipeline, upload, write_failures_said
+from action_ddim.training.validation import trivial_loss, validate, validation_indices
 
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"

@@ -10,11 +10,6 @@ UNIFORM_SHARE = 0.3  # of the timesteps of `logit_normal`
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
 
-def draw_noise(shape: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-    """Draw standard normal noise of the shape `(N, L, 3)` on the generator's device."""
-    return torch.randn(shape, generator=generator, device=generator.device)
-
-
 def draw_timesteps(
     num_sequences: int, num_train_timesteps: int, generator: torch.Generator, weighting_scheme: str = "none"
 ) -> torch.Tensor:

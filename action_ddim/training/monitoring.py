@@ -1,66 +1,27 @@
-"""What a run shows of itself each epoch: metrics of held-out actions, the lines and rows that report them, and figures."""
+"""What a run shows of itself each epoch: the lines and rows that report its metrics, figures, and the model card."""
 
 import contextlib
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from action_ddim.evaluation import inference, plots
 from action_ddim.evaluation.evaluate import NUM_ERROR_SEQUENCES, NUM_NOISE_SEQUENCES, draw_samples, reconstruction_figures
-from action_ddim.evaluation.metrics import TARGETS, summarize
+from action_ddim.evaluation.metrics import TARGETS
 from action_ddim.evaluation.model_card import model_card
 from action_ddim.evaluation.tables import targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME
 from action_ddim.training import tracking
-from action_ddim.training.config import TrainConfig
 from action_ddim.training.ema import averaged_weights
-from action_ddim.training.interruption import Interruption
 from action_ddim.training.run import Run
+from action_ddim.training.validation import validation_indices
 
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
 # Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
 WORSE_THAN_NONE = 1.5
-
-
-def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
-    """Return the places of the sequences to validate on: all, or the same random subset in every epoch."""
-    if everything or config.eval_sequences >= num_sequences:
-        return np.arange(num_sequences)
-    rng = np.random.default_rng(config.seed)
-    return np.sort(rng.choice(num_sequences, config.eval_sequences, replace=False))
-
-
-def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[str, float]:
-    """Measure the averaged weights; every rank takes a share, and no sequence counts twice.
-
-    Raises:
-        Interrupted: there is a reason to stop before one of the batches.
-    """
-    config, accelerator, started = run.config, run.accelerator, time.perf_counter()
-    share = indices[accelerator.process_index :: accelerator.num_processes]
-    parts = []
-    largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
-    with averaged_weights(run.ema, run.pipeline.denoiser):
-        firsts = range(0, largest_share, config.eval_batch_size)
-        for first in tqdm(firsts, "validating", leave=False, disable=None if accelerator.is_main_process else True):
-            interruption.check(accelerator)
-            batch = share[first : first + config.eval_batch_size]
-            if len(batch):
-                actions = run.val_data.read(batch).numpy()
-                statistics = inference.evaluate_batch(run.pipeline, actions, batch, run.reconstruction, **run.objective)
-                parts.append({"index": batch, **statistics})
-    parts = gather_object(parts)
-    # In order of index, so that sums are the same for any number of processes.
-    order = np.argsort(np.concatenate([part["index"] for part in parts]))
-    statistics = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-    counts = {"num_sequences": len(indices), "seconds": time.perf_counter() - started}
-    metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), **counts}
-    return {f"val/{name}": value for name, value in metrics.items()}
 
 
 def log_epoch(run: Run, epoch: int, metrics: dict[str, float]) -> None:
@@ -87,14 +48,6 @@ def warn_if_worse_than_none(run: Run, metrics: dict[str, float]) -> None:
             f"warning: the model is worse than none: val/loss is {loss:.3g}, where answering 0 has {run.trivial_loss:.3g};"
             f" the training has diverged, reduce --lr, which is {run.config.lr:g}"
         )
-
-
-def trivial_loss(run: Run) -> float:
-    """Return the val/loss of a model that answers 0, on sequences that stand for those of each epoch."""
-    indices = validation_indices(run.config, len(run.val_data), everything=False)
-    rows = indices[:: -(-len(indices) // NUM_ERROR_SEQUENCES)]
-    actions, seed, denoiser = run.val_data.read(rows).numpy(), run.config.seed, inference.Untrained()
-    return float(inference.validation_loss(run.pipeline, actions, rows, seed=seed, denoiser=denoiser, **run.objective).mean())
 
 
 def targets_line(metrics: dict[str, float]) -> str:

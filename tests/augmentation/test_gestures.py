@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from action_ddim.data.writer import KNOWN_KEYS
 from action_ddim.errors import UserError
-from augmentation.gestures import BLOCK, GestureConfig, generate, write_dataset
+from augmentation.gestures import BLOCK, GestureConfig, generate, write_gestures
 
 
 def draw(**settings):
@@ -24,7 +25,7 @@ def presses(actions):
 
 def write(folder, sequences_per_file=1000, overwrite=False, **settings):
     config = GestureConfig(**{"num_sequences": 5, "sequence_length": 10, "min_delta_t_pct": 0.1} | settings)
-    write_dataset(config, folder, sequences_per_file=sequences_per_file, overwrite=overwrite)
+    write_gestures(config, folder, sequences_per_file=sequences_per_file, overwrite=overwrite)
 
 
 def names_in(folder):
@@ -191,3 +192,8 @@ def test_impossible_setting_is_refused_by_its_flag_before_anything_is_written(tm
     with pytest.raises(UserError, match=flag):
         write(tmp_path / "data", **settings)
     assert not (tmp_path / "data").exists()
+
+
+def test_dataset_json_holds_keys_that_a_data_set_knows(tmp_path):
+    write(tmp_path)
+    assert json.loads((tmp_path / "dataset.json").read_text()).keys() <= KNOWN_KEYS

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import find_invalid
+from action_ddim.cli.inputs import open_data
 from action_ddim.cli.main import main
-from action_ddim.cli.model import open_data
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.evaluation.inference import reconstruction_generators
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import SEQ_LEN, wait_for
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
@@ -288,8 +288,8 @@ def test_mistakes_are_one_line(words, message, model, tmp_path, monkeypatch, cap
     (tmp_path / "folder.npy").mkdir()
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "report.html").touch()
-    write_dataset(GestureConfig(2, sequence_length=30), "longer")
-    write_dataset(GestureConfig(1, sequence_length=30), "unsaid")
+    write_gestures(GestureConfig(2, sequence_length=30), "longer")
+    write_gestures(GestureConfig(1, sequence_length=30), "unsaid")
     (tmp_path / "unsaid" / "dataset.json").unlink()
     capsys.readouterr()
     before = sorted(path.name for path in tmp_path.rglob("*"))

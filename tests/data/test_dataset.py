@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from action_ddim.data import dataset as dataset_module
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunError, UserError
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 
 L = 10
 
@@ -301,7 +301,7 @@ def test_keys_that_mean_nothing_are_named_and_kept(tmp_path, capsys):
 
 
 def test_keys_that_are_documented_or_generated_pass_in_silence(tmp_path, capsys):
-    write_dataset(GestureConfig(2, sequence_length=L), tmp_path)
+    write_gestures(GestureConfig(2, sequence_length=L), tmp_path)
     info = json.loads((tmp_path / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps({**info, "rate_hz": 125}))
     capsys.readouterr()

@@ -21,7 +21,7 @@ from action_ddim.cli.train import parse_train_config
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loader import open_data, validate_once
 from action_ddim.training.run import build, make_accelerator
-from action_ddim.training.loop import failures_explained
+from action_ddim.training.ending import failures_explained
 
 def status(key):
     return int(re.search(key + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

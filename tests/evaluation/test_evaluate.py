@@ -30,7 +30,7 @@ from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
 from action_ddim.evaluation.realism import MIN_SEQUENCES
 from action_ddim.evaluation.report import to_html
 from action_ddim.evaluation.tables import Table
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import SEQ_LEN
 
 NUM_REAL = 2 * MIN_SEQUENCES
@@ -46,7 +46,7 @@ def pipeline(model) -> ActionDDIMPipeline:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> ActionDataset:
     folder = tmp_path_factory.mktemp("real")
-    write_dataset(GestureConfig(NUM_REAL + 50, sequence_length=SEQ_LEN, seed=1), folder)
+    write_gestures(GestureConfig(NUM_REAL + 50, sequence_length=SEQ_LEN, seed=1), folder)
     return ActionDataset(folder)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from action_ddim.evaluation.path_plots import plot_filled, plot_interpolation
 from action_ddim.evaluation.plots import MAX_ROWS, figure_to_image
-from action_ddim.masks import build_mask
+from action_ddim.inpainting import build_mask
 from augmentation.gestures import GestureConfig, generate
 from tests.evaluation.test_plots import lines
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from action_ddim.training.checkpoint import PARTIAL
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import ROOT, SEQ_LEN, TRAINER
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     for name, count in (("train", NUM_TRAIN), ("val", NUM_VAL), ("one", 1)):
         config = GestureConfig(num_sequences=count, sequence_length=SEQ_LEN, seed=count)
-        write_dataset(config, folder / name, sequences_per_file=40)
+        write_gestures(config, folder / name, sequences_per_file=40)
     return folder
 
 

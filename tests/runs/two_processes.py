@@ -20,14 +20,15 @@ from safetensors.torch import save_file
 
 from action_ddim.actions import to_model_space
 from action_ddim.data.dataset import ActionDataset
+from action_ddim.randomness import draw_noise
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loader import open_data
 from action_ddim.training.loop import batch_loss, train
-from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
-from action_ddim.training.monitoring import validate
+from action_ddim.training.loss import diffusion_loss, draw_timesteps
 from action_ddim.training.run import Run, build, make_accelerator
 from action_ddim.training.run_folder import RunFolder
+from action_ddim.training.validation import validate
 
 GLOBAL_BATCH = 64
 FSDP = {

@@ -17,7 +17,7 @@ from action_ddim.data.dataset import ActionDataset
 from action_ddim.training import interruption
 from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.interruption import TIME_IS_UP, Interruption, exit_code
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import TRAINER, rows, wait_for
 
 
@@ -77,7 +77,7 @@ def test_time_limit_ends_the_run_with_what_it_has(run, data, capsys):
 @pytest.fixture
 def unchecked(tmp_path):
     """A folder of four files that were never checked."""
-    write_dataset(GestureConfig(num_sequences=8, sequence_length=20), tmp_path / "unchecked", sequences_per_file=2)
+    write_gestures(GestureConfig(num_sequences=8, sequence_length=20), tmp_path / "unchecked", sequences_per_file=2)
     return tmp_path / "unchecked"
 
 

@@ -21,16 +21,16 @@ from action_ddim.cli.train import parse_train_config
 from action_ddim.data import dataset as dataset_module
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunError
-from action_ddim.evaluation.inference import ReconstructionSettings, evaluate_batch
+from action_ddim.evaluation.inference import ReconstructionSettings
 from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
 from action_ddim.training import loader
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loader import open_data, warn_of_shared
 from action_ddim.training.loop import batches, is_due, start, train_epoch
-from action_ddim.training.monitoring import validation_indices
 from action_ddim.training.run import build, make_accelerator
 from action_ddim.training.run_folder import RunFolder
-from augmentation.gestures import GestureConfig, write_dataset
+from action_ddim.training.validation import evaluate_batch, validation_indices
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import rows, timeless
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -259,7 +259,7 @@ def test_validation_sequences_that_are_trained_on_are_said(run, mixed, budget, c
 @pytest.mark.parametrize(("name", "most"), [("COMPARED_SEQUENCES", 50), ("COMPARED_BYTES", 50 * 240)])
 def test_of_large_data_a_part_is_compared_and_a_copy_is_always_seen(name, most, tmp_path, monkeypatch, capsys):
     for folder, count, seed in (("train", 3000, 0), ("other", 2000, 1)):
-        write_dataset(GestureConfig(count, sequence_length=20, seed=seed), tmp_path / folder)
+        write_gestures(GestureConfig(count, sequence_length=20, seed=seed), tmp_path / folder)
     train, other = ActionDataset(tmp_path / "train"), ActionDataset(tmp_path / "other")
     shutil.copytree(tmp_path / "train", tmp_path / "copy")
     monkeypatch.setattr(loader, name, most)
@@ -430,7 +430,7 @@ def test_tensorboard_holds_the_metrics_and_plots(run):
 
 
 def test_length_comes_from_the_data(run, tmp_path):
-    write_dataset(GestureConfig(num_sequences=4, sequence_length=33), tmp_path / "odd")
+    write_gestures(GestureConfig(num_sequences=4, sequence_length=33), tmp_path / "odd")
     folder = run(data_dir=tmp_path / "odd", val_data_dir=tmp_path / "odd")
     assert json.loads((folder / "config.json").read_text())["run"]["seq_len"] == 33
 

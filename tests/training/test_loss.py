@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from action_ddim.training.loss import PREDICTION_TYPES, diffusion_loss, draw_noise, draw_timesteps, min_snr_weight
+from action_ddim.randomness import draw_noise
+from action_ddim.training.loss import PREDICTION_TYPES, diffusion_loss, draw_timesteps, min_snr_weight
 
 TIMESTEPS = torch.tensor([0, 300, 700, 950])
 every_prediction_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

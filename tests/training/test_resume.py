@@ -17,7 +17,7 @@ from action_ddim.errors import RunStopped, UserError
 from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.resume import check_identity, data_digest
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
 from tests.faults import after_evaluations, after_steps
 
@@ -124,7 +124,7 @@ def test_before_all_is_validated_there_is_a_checkpoint(run, tmp_path):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_long_validation_is_stopped_and_killed_and_nothing_is_trained_again(start, launch, flags, tmp_path, processes):
     """301 sequences one by one, of which the second process has one batch less; only one process is told."""
-    write_dataset(GestureConfig(301, sequence_length=20, seed=3), tmp_path / "long")
+    write_gestures(GestureConfig(301, sequence_length=20, seed=3), tmp_path / "long")
     settings = {**SETTINGS, "val_data_dir": tmp_path / "long", "num_epochs": 1, "eval_batch_size": 1}
     begin = launch if processes == 2 else partial(start, TRAINER)
     whole = begin(*flags(save_dir=tmp_path / "whole", **settings))
@@ -296,7 +296,7 @@ def test_more_epochs_follow_the_cosine_of_the_new_length(run, run_until, capsys)
 def test_what_cannot_be_resumed_is_refused_in_one_line(changes, message, run_until, flags, tmp_path, capsys, monkeypatch):
     folder = run_until(1).parent
     monkeypatch.chdir(tmp_path)
-    write_dataset(GestureConfig(num_sequences=12, sequence_length=20, seed=5), tmp_path / "other")
+    write_gestures(GestureConfig(num_sequences=12, sequence_length=20, seed=5), tmp_path / "other")
     shutil.copytree(folder, tmp_path / "copy")
     shutil.copytree(folder / "checkpoint-000001", folder / "checkpoint-000002")
     (folder / "checkpoint-000002" / "progress.json").unlink()

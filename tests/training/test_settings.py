@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import action_ddim.export
 from action_ddim import ActionTransformer1DModel, TrainConfig
 from action_ddim.cli.main import train
-from augmentation.gestures import GestureConfig, write_dataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import reset_accelerator, rows
 from tests.faults import not_finite
 
@@ -110,7 +110,7 @@ def folders(data, model, tmp_path_factory) -> Path:
     """Folders that the cases name."""
     folder = tmp_path_factory.mktemp("folders")
     for name, number, seed in (("train", 12, 7), ("val", 5, 8)):
-        write_dataset(GestureConfig(num_sequences=number, sequence_length=20, seed=seed), folder / "other" / name)
+        write_gestures(GestureConfig(num_sequences=number, sequence_length=20, seed=seed), folder / "other" / name)
     shutil.copytree(data / "train", folder / "plain", ignore=shutil.ignore_patterns("*.json"))
     shutil.copytree(model, folder / "model")
     return folder

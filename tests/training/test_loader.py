@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from action_ddim.training import sampler as sampler_module
-from action_ddim.training.sampler import EpochSampler
+from action_ddim.training import loader
+from action_ddim.training.loader import EpochSampler
 
 
 def order(seed, epoch, num_sequences=100):
@@ -18,7 +18,7 @@ def order(seed, epoch, num_sequences=100):
 
 
 def test_order_is_a_permutation_and_repeats(monkeypatch):
-    monkeypatch.setattr(sampler_module, "LISTED", 7)
+    monkeypatch.setattr(loader, "LISTED", 7)
     assert sorted(order(0, 1)) == list(range(100))
     assert order(0, 1) == order(0, 1)
     assert len(EpochSampler(100, 0)) == 100

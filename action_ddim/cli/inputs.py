@@ -1,0 +1,85 @@
+"""What verbs take: a command line whose mistakes are one line, and data, which is checked before any work."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from action_ddim import __version__
+from action_ddim.actions import NUM_CHANNELS, find_invalid
+from action_ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from action_ddim.data.dataset import ActionDataset
+
+# What is called otherwise in diffusers, in transformers, or by habit; the first of ours that a parser knows is meant.
+HABITS = {
+    "eval": ("evaluate",),
+    "learning_rate": ("lr",),
+    "logger": ("report_to",),
+    "num_samples": ("num",),
+    "output": ("out", "save_dir"),
+    "output_dir": ("save_dir", "out"),
+    "resume": ("resume_from_checkpoint",),
+    "train_batch_size": ("batch_size",),
+    "train_data_dir": ("data_dir",),
+}
+ALIKE = 0.7  # of difflib's ratio, 0 to 1: `epochs` is .75 like `num_epochs`
+
+
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """Return the question whether one of the known names is meant by a word, None where none is like it."""
+    names = {name.strip("-"): name for name in known}
+    plain = word.strip("-").replace("-", "_").lower()
+    meant = [name for name in HABITS.get(plain, ()) if name in names] or get_close_matches(plain, names, 1, ALIKE)
+    return f"did you mean {names[meant[0]]}?" if meant else None
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An `ArgumentParser` with `--version`, whose mistakes become a `UserError` instead of a usage text and an exit."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"action-ddim {__version__}")
+        self._words: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):  # what parse_args calls; kept for its messages
+        self._words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        # A flag that is misspelled is the cause, whatever argparse stumbled over first.
+        flags = (word.split("=")[0] for word in self._words if re.match("--?[a-zA-Z]", word))
+        unknown = next((flag for flag in flags if flag not in self._option_string_actions), None)
+        if unknown:
+            message = f"{unknown} is not a flag"
+        remedy = (unknown and suggestion(unknown, self._option_string_actions)) or "--help lists the flags"
+        raise UserError(f"{message}; {remedy}")
+
+
+def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
+    """Open a folder of sequences as long as the model's, and read every value once.
+
+    Raises:
+        UserError: the folder or a file in it is not what it should be, or the sequences are of another length.
+    """
+    from action_ddim.data.dataset import open_for_model
+
+    data = open_for_model("--data_dir", folder, seq_len, f"--model {model}")
+    data.validate()
+    return data
+
+
+def check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
+    """Hold every row of a file against the contract of `actions.py`."""
+    if not len(actions):
+        raise UserError(f"--input {path} holds no sequences")
+    for first in range(0, len(actions), batch_size):
+        invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
+        if invalid is not None:
+            row, fault = invalid
+            raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")

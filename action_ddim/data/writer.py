@@ -1,0 +1,86 @@
+"""A data set written to a folder: part files, and a `dataset.json` that says what they hold."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from action_ddim.errors import UserError
+
+# Of dataset.json: what is documented, and what the generator writes. Others are information of the folder's owner.
+KNOWN_KEYS = {
+    *("sequence_length", "rate_hz", "source", "seed"),
+    *("num_sequences", "action_type", "min_delta_t_pct", "max_delta_t_pct", "idle"),
+}
+PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
+MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
+
+
+def write_dataset(
+    output_dir: str | Path,
+    blocks: Iterator[np.ndarray],
+    num_sequences: int,
+    info: dict,
+    *,
+    sequences_per_file: int = 1000,
+    overwrite: bool = False,
+) -> None:
+    """Write `part_00000_actions.npy`, ... (`[N*L, 3]` float32) and `dataset.json` to `output_dir`, made if missing.
+
+    Args:
+        blocks: Actions `(B, L, 3)`, `num_sequences` of them in all.
+        info: What `dataset.json` says, `sequence_length` among it.
+
+    Raises:
+        UserError: there is data in the folder and `overwrite` is off, or data that this function did not write.
+    """
+    if sequences_per_file < 1:
+        raise UserError(f"--sequences_per_file is {sequences_per_file}; give at least 1")
+    if num_sequences > sequences_per_file * MAX_PARTS:
+        raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder, overwrite)
+        _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
+        # Last, so that a folder with it is a folder that is whole.
+        (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--output_dir {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Remove the data set in the folder where that is allowed; other people's data never is."""
+    data = sorted(folder.glob("*_actions.npy"))
+    foreign = [path for path in data if not PART_NAME.fullmatch(path.name)]
+    if foreign:
+        raise UserError(f"--output_dir {folder} holds {foreign[0].name}, which is not from here; choose another folder")
+    info = folder / "dataset.json"
+    if (data or info.exists()) and not overwrite:
+        raise UserError(f"--output_dir {folder} holds a data set; choose another folder or add --overwrite")
+    for path in [info, *data]:
+        path.unlink(missing_ok=True)
+
+
+def _write_parts(
+    folder: Path, blocks: Iterator[np.ndarray], num_sequences: int, sequence_length: int, sequences_per_file: int
+) -> None:
+    """Stream the blocks into the part files, so that memory depends on neither the count nor the size of a file."""
+    block = np.empty((0, sequence_length, 3), dtype=np.float32)
+    with tqdm(total=num_sequences, unit="seq", desc=str(folder), disable=None) as progress:
+        for part, first in enumerate(range(0, num_sequences, sequences_per_file)):
+            missing = min(sequences_per_file, num_sequences - first)
+            with open(folder / f"part_{part:05d}_actions.npy", "wb") as file:
+                shape = (missing * sequence_length, 3)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                while missing:
+                    if not len(block):
+                        block = next(blocks)
+                    taken, block = block[:missing], block[missing:]
+                    taken.tofile(file)
+                    missing -= len(taken)
+                    progress.update(len(taken))
