@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from action_ddim import ActionDataset, ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler, plot_samples
 from action_ddim.actions import to_model_space
-from action_ddim.training.loss import diffusion_loss, draw_noise, draw_timesteps
+from action_ddim.randomness import draw_noise
+from action_ddim.training.loss import diffusion_loss, draw_timesteps
 from augmentation.gestures import GestureConfig, write_gestures
 
 NUM_EPOCHS = 10

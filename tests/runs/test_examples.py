@@ -47,6 +47,7 @@ def test_fill_in_keeps_what_is_given(python, model, tmp_path):
     assert (tmp_path / "filled.png").read_bytes().startswith(SIGNATURE)
 
 
+@pytest.mark.slow
 def test_fill_in_says_what_is_missing(python):
     result = python(EXAMPLES / "fill_in.py")
     assert result.returncode == 1
