@@ -94,7 +94,7 @@ def prepare_training(settings: dict[str, int], folder: str, device: str) -> tupl
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.lr_scheduler.step()
-        run.average()
+        run.ema.step()
         run.update += 1
 
     return lambda: void(training_step(run, next(batches), run.update)), silent

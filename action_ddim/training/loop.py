@@ -103,12 +103,12 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
             {"action_ddim": action_ddim.__version__, "settings": settings, "run": facts, "versions": versions}
         )
     accelerator.wait_for_everyone()
-    wandb_run = origin.wandb_run if origin else None
+    wandb_run = origin.progress.wandb_run if origin else None
     tracking.start_trackers(
         accelerator, config.wandb_project, settings | facts, str(run.folder.path), step=run.update, wandb_run=wandb_run
     )
     accelerator.print(
-        f"{num_train_sequences} training ({run.data_place}) and {len(run.val_data)} validation sequences of"
+        f"{num_train_sequences} training ({run.loader.dataset.location}) and {len(run.val_data)} validation sequences of"
         f" {run.val_data.seq_len} steps;"
         f" {facts['num_parameters']:,} parameters on {accelerator.device}"
     )
@@ -133,8 +133,8 @@ def prepare_folder(run: Run, origin: Origin | None) -> None:
         return
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")
-    if updates_of(folder.best_pipeline) > origin.update:
-        # It is not the best of this run, which will come to it again, or on another way to another.
+    if updates_of(folder.best_pipeline) > origin.progress.update:
+        # It is not the best of this run, which will come to it again, or with other settings to another.
         print(f"the best pipeline is a later one and set aside as {folder.set_aside(folder.best_pipeline)}")
         if stopping.best is not None:
             print(f"the best epoch so far is {stopping.best_epoch}, whose weights are kept no more; a better one's will be")
@@ -282,7 +282,7 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
         if accelerator.sync_gradients:
             # Also after a skipped update, so that both are functions of the number of updates.
             run.lr_scheduler.step()
-            run.average()
+            run.ema.step()
             run.update += 1
     return loss.detach(), grad_norm
 
@@ -333,6 +333,6 @@ def finish(run: Run, saved: bool) -> None:
             f"the end of the run could not be saved; {last_checkpoint(folder)};"
             f" make room, and --resume_from_checkpoint {resume.LATEST} goes on from there"
         )
-    places = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
-    run.accelerator.print("   ".join(f"{name}: {path}" for name, path in places.items() if path and path.exists()))
+    paths = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
+    run.accelerator.print("   ".join(f"{name}: {path}" for name, path in paths.items() if path and path.exists()))
     upload(run)

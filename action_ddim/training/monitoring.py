@@ -15,7 +15,6 @@ from action_ddim.evaluation.model_card import model_card
 from action_ddim.evaluation.tables import targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME
 from action_ddim.training import tracking
-from action_ddim.training.ema import averaged_weights
 from action_ddim.training.run import Run
 from action_ddim.training.validation import validation_indices
 
@@ -76,7 +75,7 @@ def plot_epoch(run: Run, epoch: int, *, final: bool) -> None:
     if not accelerator.is_main_process:
         return
     indices = validation_indices(config, len(run.val_data), everything=False)
-    with averaged_weights(run.ema, run.pipeline.denoiser):
+    with run.ema.averaged():
         figures = final_figures(run, indices) if final else epoch_figures(run, indices, epoch)
     run.folder.plots.mkdir(exist_ok=True)
     for key, figure in figures.items():

@@ -7,8 +7,6 @@ batches behind says where to go on; what else draws numbers, dropout, draws from
 import csv
 import dataclasses
 import hashlib
-import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,9 @@ from safetensors.torch import load_file
 from action_ddim.errors import UserError
 from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.ema import load_ema_state_dict
+from action_ddim.training.progress import Progress
 from action_ddim.training.run import Run, early_stopping
+from action_ddim.training.run_folder import read_metrics
 
 LATEST = "latest"
 BEFORE = {"rest_weight": 0.0}  # of runs from before there was the flag, where that is not its default
@@ -35,16 +34,8 @@ class Origin:
     """A checkpoint that verifies, read as far as text goes: what a run goes on from."""
 
     path: Path
-    epoch: int  # epochs that are complete
-    batch: int  # batches of the next epoch that are behind
-    update: int
-    num_epochs: int  # of the run so far
-    skipped_in_a_row: int
-    early_stopping: dict | None
-    wandb_run: str | None
-    identity: dict[str, Any]
+    progress: Progress
     rows: list[dict[str, float]]  # of metrics.csv, with one of the next epoch where --max_train_steps ended the run in it
-    max_train_steps: int | None = None  # of the run so far
 
     @classmethod
     def read(cls, path: Path) -> "Origin":
@@ -54,44 +45,23 @@ class Origin:
             UserError: they are not what a run writes.
         """
         try:
-            progress = json.loads((path / "progress.json").read_text())
-            rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
-            origin = cls(path=path, rows=[_numbers(row) for row in rows], **progress)
-            origin._check_kinds()
-            if len(rows) - origin.epoch not in (0, int(origin.batch > 0)):
+            progress = Progress.from_json((path / "progress.json").read_text())
+            rows = read_metrics(path / "metrics.csv")
+            if len(rows) - progress.epoch not in (0, int(progress.batch > 0)):
                 raise ValueError("progress.json and metrics.csv do not fit each other")
-            return origin
+            return cls(path, progress, rows)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
             raise UserError(f"{path} cannot be read ({_reason(error)}); give another checkpoint") from error
 
-    def _check_kinds(self) -> None:
-        """Raise an error where something is not of the kind that a run writes, and would lead astray later."""
-        counts = [self.epoch, self.batch, self.update, self.num_epochs, self.skipped_in_a_row, self.max_train_steps or 0]
-        stopping = self.early_stopping
-        if (
-            not all(type(count) is int and count >= 0 for count in counts)
-            or not all(str(value).isprintable() for value in self.identity.values())
-            or not re.fullmatch(r"[^/\\#?%:\x00-\x1f]*", self.wandb_run or "")  # as wandb has them: it becomes part of a path
-            or not (stopping is None or stopping.keys() == {"metric", "best", "best_epoch"})
-            or not (stopping is None or isinstance(stopping["best"], int | float | None))
-            or not (stopping is None or type(stopping["best_epoch"]) is int)
-        ):
-            raise ValueError("progress.json holds what no run writes")
-
     def is_finished(self, config: TrainConfig) -> bool:
         """Say whether there is nothing left to do."""
-        stopping = early_stopping(config)
-        stopping.load_state(self.early_stopping, self.epoch)
+        progress, stopping = self.progress, early_stopping(config)
+        stopping.load_state(progress.early_stopping, progress.epoch)
         if config.max_train_steps is None:
-            return self.epoch >= config.num_epochs or stopping.exhausted(self.epoch)
+            return progress.epoch >= config.num_epochs or stopping.exhausted(progress.epoch)
         # One that was stopped right after its last update has yet to be measured.
-        measured = not self.batch or len(self.rows) > self.epoch
-        return self.update >= config.max_train_steps + (not measured) or stopping.exhausted(self.epoch)
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    """Return the numbers in a row of metrics.csv, which are written again as they stand there; a cell may be empty."""
-    return {name: int(text) if text.isdecimal() else float(text) for name, text in row.items() if text != ""}
+        measured = not progress.batch or len(self.rows) > progress.epoch
+        return progress.update >= config.max_train_steps + (not measured) or stopping.exhausted(progress.epoch)
 
 
 def _reason(error: Exception) -> str:
@@ -107,7 +77,7 @@ def is_own(run: Run, checkpoint: Path) -> bool:
     if checkpoint.is_symlink() or find_damage(checkpoint, sums=False):
         return False
     try:
-        check_identity(run.identity, Origin.read(checkpoint).identity, run.config, checkpoint)
+        check_identity(run.identity, Origin.read(checkpoint).progress.identity, run.config, checkpoint)
     except UserError:
         return False
     return True
@@ -123,7 +93,7 @@ def find_origin(config: TrainConfig, identity: dict[str, Any], say: Callable[[st
     if checkpoint is None:
         return None
     origin = Origin.read(checkpoint)
-    check_identity(identity, origin.identity, config, checkpoint)
+    check_identity(identity, origin.progress.identity, config, checkpoint)
     return origin
 
 
@@ -211,26 +181,26 @@ def restore(run: Run, origin: Origin) -> None:
     Raises:
         UserError: a file in the checkpoint cannot be loaded, though it is what the manifest says.
     """
-    accelerator, rank, path = run.accelerator, run.accelerator.process_index, origin.path
-    run.epoch, run.batch, run.update = origin.epoch, origin.batch, origin.update
-    run.folder.rows = origin.rows[: origin.epoch]
+    accelerator, rank, path, progress = run.accelerator, run.accelerator.process_index, origin.path, origin.progress
+    run.epoch, run.batch, run.update = progress.epoch, progress.batch, progress.update
+    run.folder.rows = origin.rows[: progress.epoch]
     try:
-        if origin.batch > len(run.loader):
-            raise ValueError(f"it is at batch {origin.batch} of {len(run.loader)}")
+        if progress.batch > len(run.loader):
+            raise ValueError(f"it is at batch {progress.batch} of {len(run.loader)}")
         accelerator.load_state(str(path))
-        load_ema_state_dict(run.ema, run.pipeline.denoiser, load_file(path / "ema.safetensors"), origin.update)
+        run.ema.load_state_dict(load_file(path / "ema.safetensors"), progress.update)
         epoch_state = load_file(path / "epoch.safetensors")
-        run.tally.load_state(epoch_state, rank, origin.skipped_in_a_row)
-        run.early_stopping.load_state(origin.early_stopping, origin.epoch)
+        run.tally.load_state(epoch_state, rank, progress.skipped_in_a_row)
+        run.early_stopping.load_state(progress.early_stopping, progress.epoch)
         # Accelerate only logs where it cannot load the random states.
         states = load(path / f"random_states_{rank}.pkl")
         if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
             raise ValueError("the random states were not restored")
     except Exception as error:  # whatever a forged file leads to
         raise UserError(f"{path} cannot be loaded ({_reason(error)}); give another checkpoint") from error
-    if run.num_updates != (origin.max_train_steps or origin.num_epochs * run.updates_per_epoch):
+    if run.num_updates != (progress.max_train_steps or progress.num_epochs * run.updates_per_epoch):
         follow_new_cosine(run.lr_scheduler)
-        lengths = {name: (getattr(run.config, name), getattr(origin, name)) for name in ("num_epochs", "max_train_steps")}
+        lengths = {name: (getattr(run.config, name), getattr(progress, name)) for name in ("num_epochs", "max_train_steps")}
         changes = " and ".join(f"--{name} is {now} and was {was}" for name, (now, was) in lengths.items() if now != was)
         accelerator.print(f"{changes}: from here the learning rate follows the cosine of {run.num_updates} updates")
 

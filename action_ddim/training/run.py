@@ -13,7 +13,6 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, ProjectConfiguration, parse_flag_from_env, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import EMAModel
 
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.denoiser import ActionTransformer1DModel
@@ -24,7 +23,8 @@ from action_ddim.pretrained import check_agreement, find_device, load_pipeline
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.early_stopping import EarlyStopping
-from action_ddim.training.loader import make_loader, place, warn_of_shared
+from action_ddim.training.ema import AveragedWeights
+from action_ddim.training.loader import load_what_fits, make_loader, warn_of_shared
 from action_ddim.training.run_folder import RunFolder
 from action_ddim.training.tally import Tally
 
@@ -41,11 +41,10 @@ class Run:
     folder: RunFolder
     val_data: ActionDataset
     loader: Any  # a DataLoader, as prepared
-    data_place: str  # where the loader's data lies
     denoiser: torch.nn.Module  # as prepared and compiled: wrapped where Accelerate and torch.compile wrap
     optimizer: AcceleratedOptimizer
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler
-    ema: EMAModel
+    ema: AveragedWeights
     pipeline: ActionDDIMPipeline  # of the bare denoiser: the trained one, or under FSDP a whole copy of it
     early_stopping: EarlyStopping
     updates_per_epoch: int
@@ -56,17 +55,6 @@ class Run:
     epoch: int = 0  # epochs that are complete
     batch: int = 0  # batches of the epoch after them that are behind
     update: int = 0  # updates since the start
-
-    def average(self) -> None:
-        """Take the weights into their moving average. MUST be called on every rank.
-
-        FSDP leaves each rank a share of them: the pipeline's copy is brought up to date first.
-        """
-        if self.accelerator.distributed_type == DistributedType.FSDP:
-            shards: Any = self.denoiser.parameters()  # DTensors
-            for whole, shard in zip(self.pipeline.denoiser.parameters(), shards, strict=True):
-                whole.data.copy_(shard.detach().full_tensor())
-        self.ema.step(self.pipeline.denoiser.parameters())
 
     @property
     def num_epochs(self) -> int:
@@ -156,8 +144,8 @@ def build(
 
     The model starts from the weights, or without them from random ones. MUST be called on every rank.
     """
-    data_place = place(train_data, accelerator.device, config.data_memory_gb)
-    place(val_data, torch.device("cpu"), config.data_memory_gb)
+    load_what_fits(train_data, accelerator.device, config.data_memory_gb)
+    load_what_fits(val_data, torch.device("cpu"), config.data_memory_gb)
     if accelerator.is_main_process:
         warn_of_shared(train_data, val_data)
     scheduler = noise_scheduler(config)
@@ -183,18 +171,16 @@ def build(
         # Around what Accelerate prepared, which checkpoints hold: their names do not change. Shapes are fixed but for the
         # last batch's.
         prepared = torch.compile(prepared, dynamic=False)
-    ema = EMAModel(whole.parameters(), decay=config.ema_decay, foreach=True)
     return Run(
         config=config,
         accelerator=accelerator,
         folder=folder,
         val_data=val_data,
         loader=loader,
-        data_place=data_place,
         denoiser=prepared,
         optimizer=optimizer,
         lr_scheduler=lr_scheduler,
-        ema=ema,
+        ema=AveragedWeights(whole, config.ema_decay, sharded=prepared if sharded else None),
         pipeline=pipeline,
         early_stopping=early_stopping(config),
         updates_per_epoch=updates_per_epoch,

@@ -1,6 +1,5 @@
 """How a run is saved while it is under way, and its model uploaded: what fails is said in one line, and the run goes on."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from action_ddim.errors import UserError, is_first_process
 from action_ddim.pretrained import load_pipeline
-from action_ddim.training import tracking
 from action_ddim.training.checkpoint import (
     WriteError,
     checkpoints_to_delete,
@@ -21,8 +19,8 @@ from action_ddim.training.checkpoint import (
     write_checkpoint,
 )
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.ema import averaged_weights, ema_state_dict
 from action_ddim.training.monitoring import card_files
+from action_ddim.training.progress import Progress
 from action_ddim.training.resume import is_own
 from action_ddim.training.run import Run
 
@@ -45,22 +43,11 @@ def save_checkpoint(run: Run) -> None:
     """
     accelerator, folder = run.accelerator, run.folder
     run.tally.look()
-    progress = {
-        "epoch": run.epoch,
-        "batch": run.batch,
-        "update": run.update,
-        "num_epochs": run.config.num_epochs,
-        "max_train_steps": run.config.max_train_steps,
-        "skipped_in_a_row": run.tally.skipped_in_a_row,
-        "early_stopping": run.early_stopping.state(),
-        "wandb_run": tracking.wandb_run_id(accelerator),
-        "identity": run.identity,
-    }
     tensors = {
-        "ema.safetensors": ema_state_dict(run.ema, run.pipeline.denoiser),
+        "ema.safetensors": run.ema.state_dict(),
         "epoch.safetensors": run.tally.state(accelerator.gather, accelerator.num_processes, accelerator.device),
     }
-    texts = {"progress.json": json.dumps(progress, indent=2) + "\n", "metrics.csv": folder.metrics_text()}
+    texts = {"progress.json": Progress.of(run).to_json(), "metrics.csv": folder.metrics_text()}
     final = folder.checkpoint(run.update)
     on_main(accelerator, lambda: spare(run, final))
     write_checkpoint(accelerator, final, tensors, texts)
@@ -89,7 +76,7 @@ def save_pipeline(run: Run, final: Path, row: Mapping[str, float] | None = None)
     """
 
     def write() -> None:
-        with averaged_weights(run.ema, run.pipeline.denoiser):
+        with run.ema.averaged():
             run.folder.save_pipeline(run.pipeline, final, card_files(run, row))
 
     with write_failures_said(str(final)):

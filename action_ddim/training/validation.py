@@ -14,7 +14,6 @@ from action_ddim.evaluation.metrics import sequence_statistics, summarize
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, draw_noise, seeded_generator
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.ema import averaged_weights
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loss import diffusion_loss, draw_timesteps
 from action_ddim.training.run import Run
@@ -30,7 +29,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
     share = indices[accelerator.process_index :: accelerator.num_processes]
     parts = []
     largest_share = -(-len(indices) // accelerator.num_processes)  # all ranks look for an interruption equally often
-    with averaged_weights(run.ema, run.pipeline.denoiser):
+    with run.ema.averaged():
         firsts = range(0, largest_share, config.eval_batch_size)
         for first in tqdm(firsts, "validating", leave=False, disable=None if accelerator.is_main_process else True):
             interruption.check(accelerator)
@@ -49,7 +48,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
-    """Return the places of the sequences to validate on: all, or the same random subset in every epoch."""
+    """Return the indices of the sequences to validate on: all, or the same random subset in every epoch."""
     if everything or config.eval_sequences >= num_sequences:
         return np.arange(num_sequences)
     rng = np.random.default_rng(config.seed)
@@ -86,7 +85,7 @@ def validation_loss(
 
     Args:
         actions: `(N, L, 3)` in [0, 1].
-        indices: `(N,)`, the place of each sequence in its data set.
+        indices: `(N,)`, of each sequence in its data set.
         weighting_scheme: Of `draw_timesteps`.
         denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
         loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.

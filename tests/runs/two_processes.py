@@ -62,7 +62,7 @@ def build_run(config: TrainConfig) -> Run:
     generator = torch.Generator().manual_seed(0)
     for parameter in run.denoiser.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    for average, parameter in zip(run.ema.shadow_params, run.denoiser.parameters(), strict=True):
+    for average, parameter in zip(run.ema.state_dict().values(), run.denoiser.parameters(), strict=True):
         average.copy_(parameter)
     return run
 
