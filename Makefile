@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
 .DELETE_ON_ERROR:
-.PHONY: train data test test-quick lint format-check types clean
+.PHONY: help train data test test-quick lint format format-check types clean
 
+train: ## install, write a small data set, train for a minute on the CPU
 train: $(VENV)/.installed test_data_mini
 	$(BIN)/python train_diffusion_ddim.py \
 	    --data_dir test_data_mini/train \
@@ -23,26 +24,39 @@ train: $(VENV)/.installed test_data_mini
 	    --device cpu
 	@echo "That was a smoke test: 10 sequences teach nothing. Next: make data, and the full training of README.md, which meets the targets."
 
-# The data of the documented full training: 5,000 and 1,000 sequences.
+data: ## write the data of the full training: 5,000 and 1,000 sequences
 data: $(VENV)/.installed diffusion_test_data
 
+test: ## install, run all tests
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+test-quick: ## the same without the slow ones
 test-quick: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
+lint: ## look for mistakes (ruff)
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 
+format: ## put the code into its form (ruff)
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+format-check: ## say what `make format` would change
 format-check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 
+types: ## check types (mypy)
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-clean:
+clean: ## remove the environment
 	rm -rf $(VENV)
+
+help: ## list these
+	@sed -n 's/^\([a-z-]*\): ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # dataset.json is written last: a folder without one was interrupted, and is written over.
 test_data_mini: test_data_mini/train/dataset.json test_data_mini/val/dataset.json

@@ -113,7 +113,7 @@ class PatchOutput(nn.Module):
         output = torch.addcmul(steps, self.input_gate(condition).unsqueeze(1), sample)
         if self.write_moves is None:
             return output, None
-        moves = self.write_moves(x).transpose(1, 2).reshape(B, -1, NUM_AXES)  # one a step, of the way to it
+        moves = self.write_moves(x).transpose(1, 2).reshape(B, -1, NUM_AXES)  # one a step, of the motion that leads to it
         return output, moves[:, 1:L]  # (B, L - 1, 2)
 
 

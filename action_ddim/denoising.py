@@ -22,7 +22,7 @@ def estimate_noise(actions: torch.Tensor) -> float:
 
 
 def bend_variance(clean: torch.Tensor, move_logits: torch.Tensor | None) -> torch.Tensor:
-    """Say how much the way of a pointer may bend at each step, from what a network takes for clean and for moving.
+    """Say how much the path of a pointer may bend at each step, from what a network takes for clean and for moving.
 
     Between two steps a hand changes its velocity by a share of its speed, and an axis that rests by nothing.
 

@@ -25,21 +25,21 @@ from huggingface_hub import create_repo
 
 CARD_NAME, FIGURE_NAME = "README.md", "reconstructions.png"
 # How a card says to load a model: where this package is installed, and anywhere.
-PLACE = "path/to/this/folder"
+ADDRESS = "path/to/this/folder"
 LOAD_INSTALLED = f"""from action_ddim import ActionDDIMPipeline
 
-pipeline = ActionDDIMPipeline.from_pretrained("{PLACE}")"""
+pipeline = ActionDDIMPipeline.from_pretrained("{ADDRESS}")"""
 LOAD_EXPORTED = f"""from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("{PLACE}", trust_remote_code=True)"""
+pipeline = DiffusionPipeline.from_pretrained("{ADDRESS}", trust_remote_code=True)"""
 RELATIVE_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
-def export_pipeline(pipeline: DiffusionPipeline, folder: Path, place: str = PLACE) -> None:
+def export_pipeline(pipeline: DiffusionPipeline, folder: Path, address: str = ADDRESS) -> None:
     """Write the self-contained form of a pipeline to a folder, made if missing; nothing is left where that fails.
 
     Args:
-        place: What the card calls the folder.
+        address: What the card calls the folder.
 
     Raises:
         ValueError: the folder is not empty.
@@ -50,7 +50,7 @@ def export_pipeline(pipeline: DiffusionPipeline, folder: Path, place: str = PLAC
     try:
         pipeline.save_pretrained(folder)
         _add_code(pipeline, folder)
-        _add_card(pipeline, folder, place)
+        _add_card(pipeline, folder, address)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         if existed:
@@ -78,12 +78,12 @@ def _add_code(pipeline: DiffusionPipeline, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _add_card(pipeline: DiffusionPipeline, folder: Path, place: str) -> None:
+def _add_card(pipeline: DiffusionPipeline, folder: Path, address: str) -> None:
     """Copy card and figure from where the pipeline was loaded, if they are there; the card then says how to load this form."""
     source = Path(pipeline.name_or_path or folder)
     if (source / CARD_NAME).is_file():
         card = (source / CARD_NAME).read_bytes().replace(LOAD_INSTALLED.encode(), LOAD_EXPORTED.encode())
-        (folder / CARD_NAME).write_bytes(card.replace(f'("{PLACE}"'.encode(), f'("{place}"'.encode()))
+        (folder / CARD_NAME).write_bytes(card.replace(f'("{ADDRESS}"'.encode(), f'("{address}"'.encode()))
     if (source / FIGURE_NAME).is_file():
         shutil.copy(source / FIGURE_NAME, folder)
 

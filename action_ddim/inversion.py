@@ -58,8 +58,9 @@ def invert_step(
     clean = predict_clean(output, target, alpha_lower, prediction_type).clamp(-1, 1)
     noise = (target - alpha_lower**0.5 * clean) / (1 - alpha_lower) ** 0.5
     initial = alpha**0.5 * clean + (1 - alpha) ** 0.5 * noise  # the same actions and noise, one timestep up
-    # The slope of a step is `shrinking` where the network forgets the sample, and `keeping` where it keeps all it can: data in
-    # [-1, 1] has a variance of at most L * C along any direction.
+    # The iteration converges if its damping fits the slope of a step. The slope lies between two values: `shrinking`, where
+    # the network's answer does not depend on the sample, and `keeping`, where it follows the sample as closely as data in
+    # [-1, 1] allows, whose variance is at most L * C along any direction. This damping is the best for both ends.
     shrinking = ((1 - alpha_lower) / (1 - alpha)) ** 0.5  # of the noise, over a step
     variance = target[0].numel()
     keeping = shrinking + (alpha_lower**0.5 - shrinking * alpha**0.5) * alpha**0.5 * variance / (alpha * variance + 1 - alpha)

@@ -13,7 +13,7 @@ def predict_clean(output: torch.Tensor, sample: torch.Tensor, alpha_bar: float, 
 
 
 def output_for(clean: torch.Tensor, sample: torch.Tensor, alpha_bar: float, prediction_type: str) -> torch.Tensor:
-    """Return the network's output at a noisy `sample` that a clean sample follows from: `predict_clean`, the other way."""
+    """Return the network's output at a noisy `sample` that a clean sample follows from, the inverse of `predict_clean`."""
     if prediction_type == "sample":
         return clean
     noise = (sample - alpha_bar**0.5 * clean) / (1 - alpha_bar) ** 0.5

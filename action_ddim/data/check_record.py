@@ -25,10 +25,10 @@ class CheckRecord:
     def __init__(self, folder: Path):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
         name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-        self.places = (folder / RECORD_NAME, cache / "action_ddim" / f"{name}.json")
+        self.paths = (folder / RECORD_NAME, cache / "action_ddim" / f"{name}.json")
         self._files: dict[str, list[int]] = {}
-        for place in reversed(self.places):
-            self._files |= _load(place)
+        for path in reversed(self.paths):
+            self._files |= _load(path)
 
     def holds(self, path: Path) -> bool:
         """Say whether the file was found valid, and has not changed since."""
@@ -41,10 +41,10 @@ class CheckRecord:
     def save(self) -> None:
         """Write the record where it can be written."""
         content = json.dumps({"version": CHECK_VERSION, "files": self._files})
-        for place in self.places:
+        for path in self.paths:
             with contextlib.suppress(OSError):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                _replace(place, content)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _replace(path, content)
                 return
 
 
@@ -57,23 +57,23 @@ def fingerprint(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
-def _load(place: Path) -> dict[str, list[int]]:
+def _load(path: Path) -> dict[str, list[int]]:
     try:
-        if not place.is_file() or place.stat().st_size > MAX_RECORD_BYTES:  # a pipe or /dev/zero would not end
+        if not path.is_file() or path.stat().st_size > MAX_RECORD_BYTES:  # a pipe or /dev/zero would not end
             return {}
-        record = json.loads(place.read_bytes())
+        record = json.loads(path.read_bytes())
         return dict(record["files"]) if record["version"] == CHECK_VERSION else {}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
 
-def _replace(place: Path, content: str) -> None:
-    """Write a file beside its place and rename it, so that two runs at once cannot mix their records."""
-    with tempfile.NamedTemporaryFile("w", dir=place.parent, prefix=place.name, delete=False) as file:
+def _replace(path: Path, content: str) -> None:
+    """Write a file beside where it belongs and rename it, so that two runs at once cannot mix their records."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
         try:
             file.write(content)
             file.close()
-            os.replace(file.name, place)
+            os.replace(file.name, path)
         except OSError:
             Path(file.name).unlink(missing_ok=True)
             raise

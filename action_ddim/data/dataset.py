@@ -30,7 +30,7 @@ CHUNK_BYTES = 3 << 20  # read at once where everything is read
 
 
 class ActionDataset(Dataset):
-    """Sequences `(L, 3)` of a folder, float32 in [0, 1], by their place in the folder's files in order of name.
+    """Sequences `(L, 3)` of a folder, float32 in [0, 1], by index, in the order of the files' names.
 
     Opening reads the headers only. `validate` reads every value, `load` keeps every value. A pickled data set (a loader's
     worker) holds paths, and opens the files for itself.
@@ -145,7 +145,7 @@ class ActionDataset(Dataset):
         return self.read(indices)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Return the sequences at these places, `(B, L, 3)`, on the device of `load`, else on the CPU.
+        """Return the sequences of these indices, `(B, L, 3)`, on the device of `load`, else on the CPU.
 
         Raises:
             RunError: a file can no longer be read.
@@ -160,18 +160,18 @@ class ActionDataset(Dataset):
                 chosen = chosen.pin_memory().to(self._values.device, non_blocking=True)
             return self._values[chosen]
         batch = np.empty((len(index), self.seq_len, NUM_CHANNELS), dtype=np.float32)
-        order = np.argsort(index)  # by file, and by place in it
+        order = np.argsort(index)  # by file, and by index in it
         file_of = np.searchsorted(self._ends, index[order], side="right")
-        places = index[order] - self._starts[file_of]
+        index_in_file = index[order] - self._starts[file_of]
         # In turns of as many files as stay open, so that each is opened once.
         turns = np.unique(file_of, return_inverse=True)[1] // MAX_OPEN_FILES
         for turn in range(turns.max(initial=-1) + 1):
             now = turns == turn
-            rows = list(zip(order[now].tolist(), file_of[now].tolist(), places[now].tolist(), strict=True))
-            for _, number, place in rows:
-                self.files[number].announce(self._opened(number), place, 1)
-            for row, number, place in rows:
-                batch[row] = self._read(number, place, 1)
+            rows = list(zip(order[now].tolist(), file_of[now].tolist(), index_in_file[now].tolist(), strict=True))
+            for _, number, first in rows:
+                self.files[number].announce(self._opened(number), first, 1)
+            for row, number, first in rows:
+                batch[row] = self._read(number, first, 1)
         return torch.from_numpy(batch)
 
     def _opened(self, number: int) -> FileIO:
@@ -189,7 +189,7 @@ class ActionDataset(Dataset):
         return self.files[number].read(self._opened(number), first, count)
 
     def _chunks(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the sequences of a file in pieces, each with the place of its first."""
+        """Yield the sequences of a file in pieces, each with the index of its first."""
         file = self.files[number]
         at_once = max(1, CHUNK_BYTES // (self.seq_len * NUM_CHANNELS * file.dtype.itemsize))
         for first in range(0, file.num_sequences, at_once):

@@ -17,7 +17,7 @@ REST = 5e-4  # of the screen, about a pixel: a step that goes no further rests
 
 
 def gesture_types(actions: np.ndarray) -> np.ndarray:
-    """Return the place in `GESTURE_TYPES` of each sequence, `(N,)`.
+    """Return the index in `GESTURE_TYPES` of each sequence, `(N,)`.
 
     `none` never presses. The others go by which axes move while pressed (`MIN_EXTENT`, `MIN_SLOPE`): neither is a
     `click`, x alone `horizontal`, y alone `vertical`, both `diagonal`.
@@ -45,8 +45,8 @@ def action_features(actions: np.ndarray) -> dict[str, np.ndarray]:
     - `onset`: the first pressed step, as a share of L; 1 without a press.
     - `start_x`, `start_y`: place at the first pressed step, or at step 0 without a press.
     - `shift_x`, `shift_y`: from there to the last pressed step; 0 without a press.
-    - `path_length`: way of the pointer over all steps, in screens; `pressed_path_length`: the part between pressed steps.
-    - `straightness`: distance from the first to the last pressed step over the way between them; 1 where there is none.
+    - `path_length`: arc length over all steps, in screens; `pressed_path_length`: the part between pressed steps.
+    - `straightness`: distance from the first to the last pressed step over the arc length between them; 1 where there is none.
     - `peak_speed`: log10 of the longest step, in screens a step.
     - `roughness`: log10 of the root mean square of the second differences of x and y, in screens a step^2.
     - `rest`: share of steps that move less than `REST`.
@@ -61,7 +61,7 @@ def action_features(actions: np.ndarray) -> dict[str, np.ndarray]:
     start, shift = xy[rows, first], xy[rows, last] - xy[rows, first]
     steps = np.linalg.norm(np.diff(xy, axis=1), axis=-1)  # (N, L - 1)
     step = np.arange(length - 1)
-    way = (steps * ((step >= first[:, None]) & (step < last[:, None]))).sum(axis=1)
+    arc = (steps * ((step >= first[:, None]) & (step < last[:, None]))).sum(axis=1)
     bend = np.diff(xy, n=2, axis=1)
     rms_bend = np.sqrt((bend**2).sum(axis=(1, 2)) / max(1, bend.shape[1] * 2))
     return {
@@ -75,7 +75,7 @@ def action_features(actions: np.ndarray) -> dict[str, np.ndarray]:
         "shift_y": shift[:, 1],
         "path_length": steps.sum(axis=1),
         "pressed_path_length": (steps * (pressed[:, 1:] & pressed[:, :-1])).sum(axis=1),
-        "straightness": np.where(way > 0, np.linalg.norm(shift, axis=-1) / np.where(way > 0, way, 1), 1.0),
+        "straightness": np.where(arc > 0, np.linalg.norm(shift, axis=-1) / np.where(arc > 0, arc, 1), 1.0),
         "peak_speed": np.log10(np.maximum(steps.max(axis=1), SMALLEST_MOVE)),
         "roughness": np.log10(np.maximum(rms_bend, SMALLEST_MOVE)),
         "rest": (steps < REST).mean(axis=1),

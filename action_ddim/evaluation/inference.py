@@ -91,7 +91,7 @@ def error_by_timestep(
 ) -> tuple[list[int], dict[str, list[float]], dict[str, float]]:
     """Measure `denoise_once`, and its input in its place, over the schedule: what `plots.plot_error_by_timestep` draws."""
     T = pipeline.scheduler.config.num_train_timesteps
-    timesteps = sorted({round(place) for place in np.linspace(0, T - 1, NUM_ERROR_TIMESTEPS).tolist()})
+    timesteps = sorted({round(t) for t in np.linspace(0, T - 1, NUM_ERROR_TIMESTEPS).tolist()})
     noise = draw_reconstruction_noise(actions, indices, seed)
     errors: dict[str, list[float]] = {"coord": [], "press": [], "copied_coord": [], "copied_press": []}
     for timestep in timesteps:

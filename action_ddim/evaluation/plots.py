@@ -151,9 +151,9 @@ def _plot_curve(axis: Axes, rows: Sequence[Mapping], others: Sequence[Mapping], 
         epochs, [row.get(key, np.nan) for row in rows], _style(name), color=COLORS[name], label=label, marker=_marker(epochs)
     )
     if others:
-        count, places = others[-1]["val/num_sequences"], [row["epoch"] for row in others]
+        count, epochs = others[-1]["val/num_sequences"], [row["epoch"] for row in others]
         note = f"{label}, all {count:.0f} sequences"
-        axis.plot(places, [row.get(key, np.nan) for row in others], "D", markersize=5, color=COLORS[name], label=note)
+        axis.plot(epochs, [row.get(key, np.nan) for row in others], "D", markersize=5, color=COLORS[name], label=note)
 
 
 def plot_error_by_timestep(

@@ -27,7 +27,8 @@ def _flag(
 ):
     """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`.
 
-    What `may_change` when a run is resumed does not change what is learned, or is compared by other means than its value.
+    A run may be resumed with another value where `may_change`: because that does not affect what is learned, or because it
+    is compared otherwise, as the folders of data are by a digest of their files.
     """
     metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
     return field(default=default, metadata={**metadata, "may_change": may_change})

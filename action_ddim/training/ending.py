@@ -52,7 +52,7 @@ def data_failures_rescued(run: Run) -> Iterator[None]:
     try:
         yield
     except (UserError, RunError, OSError) as error:
-        # Of several processes the others are waiting in another place.
+        # With several processes, the others do not come here: they are waiting for each other elsewhere.
         if run.accelerator.num_processes == 1 and is_at_update(run):
             save(run)
         raise RunError(f"{error}; {last_checkpoint(run.folder)}") from error

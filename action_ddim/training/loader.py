@@ -1,4 +1,4 @@
-"""From folders to batches: data opened, checked by one process for all, placed where it fits, and dealt to the processes."""
+"""From folders to batches: data opened, checked by one process for all, loaded where it fits, and dealt to the processes."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ from action_ddim.training.interruption import REASONS, Interruption, exit_code
 
 SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
 COMPARED_SEQUENCES, COMPARED_BYTES = 8192, 24 << 20  # of each data set, at most: within a second also from a disk
-LISTED = 1 << 16  # places that are Python integers at a time
+LISTED = 1 << 16  # indices that are Python integers at a time
 DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest is for the model and its activations
 
 
@@ -95,7 +95,7 @@ def load_what_fits(dataset: ActionDataset, device: torch.device, budget_gb: floa
 def warn_of_shared(train_data: ActionDataset, val_data: ActionDataset) -> None:
     """Say in a line where validation sequences are training sequences too, bit for bit.
 
-    Of large data a random part is compared, from the same places where both are equally long: a copy is always seen.
+    Of large data a random part is compared, at the same indices where both are equally long: a copy is always seen.
     """
     known, compared = set(_digests(train_data)), list(_digests(val_data))
     shared = sum(digest in known for digest in compared)
@@ -111,16 +111,16 @@ def _digests(dataset: ActionDataset) -> Iterator[bytes]:
     """Yield a digest of each sequence, of a random part where they are many."""
     size = dataset.nbytes // len(dataset)
     count = min(COMPARED_SEQUENCES, 1 + COMPARED_BYTES // size)
-    places = np.arange(min(count, len(dataset)))
+    indices = np.arange(min(count, len(dataset)))
     if len(dataset) > count:
-        places = np.unique((np.random.default_rng(0).random(count) * len(dataset)).astype(np.int64))
-    for part in np.array_split(places, 1 + len(places) * size // CHUNK_BYTES):
+        indices = np.unique((np.random.default_rng(0).random(count) * len(dataset)).astype(np.int64))
+    for part in np.array_split(indices, 1 + len(indices) * size // CHUNK_BYTES):
         for sequence in dataset.read(part).cpu().numpy():
             yield hashlib.blake2b(sequence.tobytes(), digest_size=16).digest()
 
 
 class EpochSampler(Sampler[int]):
-    """Lists the places 0 to N - 1 in random order, a function of (seed, epoch) alone.
+    """Lists the indices 0 to N - 1 in random order, a function of (seed, epoch) alone.
 
     The order is uniform over all N! orders, so it mixes the files of a data set too. It takes 4 bytes a sequence, where
     torch's `RandomSampler` lists Python integers at about 36; the sampler of Accelerate draws from seed + epoch, so
@@ -148,7 +148,7 @@ class EpochSampler(Sampler[int]):
         generator = seeded_generator(Stream.DATA_ORDER, self.seed, self.epoch)
         dtype = torch.int32 if self.num_sequences < 2**31 else torch.int64
         order = torch.randperm(self.num_sequences, generator=generator, dtype=dtype)
-        return itertools.chain.from_iterable(places.tolist() for places in order.split(LISTED))
+        return itertools.chain.from_iterable(indices.tolist() for indices in order.split(LISTED))
 
 
 def make_loader(dataset: ActionDataset, config: TrainConfig, device: torch.device) -> DataLoader:

@@ -134,7 +134,7 @@ def prepare_folder(run: Run, origin: Origin | None) -> None:
     for aside in folder.continue_from(origin.path):
         print(f"a later checkpoint is set aside as {aside}")
     if updates_of(folder.best_pipeline) > origin.progress.update:
-        # It is not the best of this run, which will come to it again, or on another way to another.
+        # It is not the best of this run, which will come to it again, or with other settings to another.
         print(f"the best pipeline is a later one and set aside as {folder.set_aside(folder.best_pipeline)}")
         if stopping.best is not None:
             print(f"the best epoch so far is {stopping.best_epoch}, whose weights are kept no more; a better one's will be")
@@ -333,6 +333,6 @@ def finish(run: Run, saved: bool) -> None:
             f"the end of the run could not be saved; {last_checkpoint(folder)};"
             f" make room, and --resume_from_checkpoint {resume.LATEST} goes on from there"
         )
-    places = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
-    run.accelerator.print("   ".join(f"{name}: {path}" for name, path in places.items() if path and path.exists()))
+    paths = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
+    run.accelerator.print("   ".join(f"{name}: {path}" for name, path in paths.items() if path and path.exists()))
     upload(run)

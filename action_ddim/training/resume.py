@@ -22,6 +22,7 @@ from action_ddim.training.checkpoint import find_damage, list_checkpoints, updat
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.progress import Progress
 from action_ddim.training.run import Run, early_stopping
+from action_ddim.training.run_folder import read_metrics
 
 LATEST = "latest"
 BEFORE = {"rest_weight": 0.0}  # of runs from before there was the flag, where that is not its default
@@ -45,7 +46,7 @@ class Origin:
         """
         try:
             progress = Progress.from_json((path / "progress.json").read_text())
-            rows = [_numbers(row) for row in csv.DictReader((path / "metrics.csv").read_text().splitlines())]
+            rows = read_metrics(path / "metrics.csv")
             if len(rows) - progress.epoch not in (0, int(progress.batch > 0)):
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return cls(path, progress, rows)
@@ -61,11 +62,6 @@ class Origin:
         # One that was stopped right after its last update has yet to be measured.
         measured = not progress.batch or len(self.rows) > progress.epoch
         return progress.update >= config.max_train_steps + (not measured) or stopping.exhausted(progress.epoch)
-
-
-def _numbers(row: dict[str, str]) -> dict[str, float]:
-    """Return the numbers in a row of metrics.csv, which are written again as they stand there; a cell may be empty."""
-    return {name: int(text) if text.isdecimal() else float(text) for name, text in row.items() if text != ""}
 
 
 def _reason(error: Exception) -> str:

@@ -271,3 +271,13 @@ def _probe(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(PROBE)
         file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read the rows of a metrics.csv, numbers that are written again as they stand there; an empty cell is left out.
+
+    Raises:
+        OSError, ValueError, TypeError, AttributeError, csv.Error: it is not what `metrics_text` returns.
+    """
+    rows = csv.DictReader(path.read_text().splitlines())
+    return [{name: int(text) if text.isdecimal() else float(text) for name, text in row.items() if text != ""} for row in rows]

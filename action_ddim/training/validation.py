@@ -48,7 +48,7 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:
-    """Return the places of the sequences to validate on: all, or the same random subset in every epoch."""
+    """Return the indices of the sequences to validate on: all, or the same random subset in every epoch."""
     if everything or config.eval_sequences >= num_sequences:
         return np.arange(num_sequences)
     rng = np.random.default_rng(config.seed)
@@ -85,7 +85,7 @@ def validation_loss(
 
     Args:
         actions: `(N, L, 3)` in [0, 1].
-        indices: `(N,)`, the place of each sequence in its data set.
+        indices: `(N,)`, of each sequence in its data set.
         weighting_scheme: Of `draw_timesteps`.
         denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
         loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.

@@ -1,4 +1,4 @@
-"""The configurations for `accelerate launch`: read by Accelerate's own class, explained, and named in the README."""
+"""The configurations for `accelerate launch`: read by Accelerate's own class, explained, and named in docs/scaling.md."""
 
 import re
 import socket
@@ -55,8 +55,8 @@ def test_every_key_has_a_comment(name):
 
 
 @pytest.mark.parametrize("name", [f"{name}.yaml" for name in EXPECTED] + ["slurm.sbatch"])
-def test_readme_has_its_command(name):
-    assert f"accelerate_configs/{name}" in (ROOT / "README.md").read_text()
+def test_documentation_has_its_command(name):
+    assert f"accelerate_configs/{name}" in (ROOT / "docs" / "scaling.md").read_text()
 
 
 def test_sbatch_is_a_script_that_fills_in_the_configuration_of_two_machines():

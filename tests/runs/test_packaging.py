@@ -48,3 +48,8 @@ def test_wheel_installs_the_command(wheel):
 
 def test_wheel_holds_the_two_packages_only(wheel):
     assert {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} == {"action_ddim", "augmentation"}
+
+
+def test_wheel_says_that_it_is_typed(wheel):
+    """PEP 561: without the file, type checkers take everything of the package for Any."""
+    assert (wheel / "action_ddim" / "py.typed").exists()

@@ -1,0 +1,56 @@
+"""The examples run as they are, each in a process of its own."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from ..conftest import ROOT
+
+EXAMPLES = ROOT / "examples"
+SIGNATURE = b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_minimal_training_learns_and_draws(python, tmp_path):
+    result = python(EXAMPLES / "minimal_training.py")
+    assert result.returncode == 0, result.stderr
+    losses = [float(loss) for loss in re.findall(r"^epoch \d+: loss (.*)$", result.stdout, re.MULTILINE)]
+    assert len(losses) == 10
+    assert losses[-1] < 0.6 * losses[0]
+    assert (tmp_path / "minimal_training.png").read_bytes().startswith(SIGNATURE)
+
+
+def test_minimal_training_is_short_and_takes_no_flags():
+    text = (EXAMPLES / "minimal_training.py").read_text()
+    assert len(text.splitlines()) <= 60
+    assert "argv" not in text
+    assert "argparse" not in text
+
+
+@pytest.mark.slow
+def test_fill_in_keeps_what_is_given(python, model, tmp_path):
+    shutil.copytree(model, tmp_path / "checkpoints" / "pipeline")
+    result = python(EXAMPLES / "fill_in.py")
+    assert result.returncode == 0, result.stderr
+    filled = np.load(tmp_path / "filled_actions.npy")
+    count, length, _ = filled.shape
+    first, last = length // 3, 2 * length // 3
+    assert count == 5
+    np.testing.assert_array_equal(filled[:, first, :2], np.tile(np.float32([0.2, 0.8]), (5, 1)))
+    np.testing.assert_array_equal(filled[:, last, :2], np.tile(np.float32([0.7, 0.3]), (5, 1)))
+    pressed = np.zeros(length)
+    pressed[first : last + 1] = 1
+    np.testing.assert_array_equal(filled[..., 2], np.tile(pressed, (5, 1)))
+    assert (filled[0] != filled[1]).any()
+    assert (tmp_path / "filled.png").read_bytes().startswith(SIGNATURE)
+
+
+@pytest.mark.slow
+def test_fill_in_says_what_is_missing(python):
+    result = python(EXAMPLES / "fill_in.py")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "checkpoints/pipeline is missing; train a model first (README.md, Train), and start this where its checkpoints/ lies\n"
+    )

@@ -1,0 +1,149 @@
+"""Every shell command and every Python block of the README runs as it is written, in its order, in one folder.
+
+What trains or draws many is made small by the few words of `TOY`, and nothing else is changed. What would install, upload or
+needs another machine is named in `NOT_RUN`, and its words are held against those who read them.
+"""
+
+import configparser
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.commands.launch import launch_command_parser
+
+from action_ddim.cli.main import VERBS, main
+from action_ddim.cli.train import parse_train_config
+
+from ..conftest import ROOT, environment
+
+TOY = {
+    "--num_sequences 5000": "--num_sequences 24",
+    "--num_sequences 1000": "--num_sequences 12",
+    "--num_epochs 50": "--num_epochs 1",
+    "--d_model 64": "--d_model 16",
+    "--num_layers 3": "--num_layers 1",
+    "--num 100": "--num 4",
+    # The dots of "Train elsewhere" stand for the flags of "Train".
+    "train_diffusion_ddim.py ...": "train_diffusion_ddim.py --data_dir diffusion_test_data/train"
+    " --val_data_dir diffusion_test_data/val --d_model 16 --num_epochs 1 --report_to none --save_dir elsewhere",
+}
+NOT_RUN = {
+    "make": "installs; CI is the command",
+    "pip": "installs",
+    "accelerate launch --config_file accelerate_configs/single_gpu.yaml": "needs a GPU",
+    "accelerate launch --config_file accelerate_configs/multi_gpu.yaml": "needs four GPUs",
+    "sbatch": "needs a Slurm cluster; test_accelerate_configs.py reads the script",
+}
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> list[str]:
+    """Return the commands of a shell block, a line each, without comments."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def is_run(command: str) -> bool:
+    return not any(command.startswith(f"{words} ") for words in NOT_RUN)
+
+
+COMMANDS = [command for language, block in BLOCKS if language == "bash" for command in commands(block)]
+
+
+@pytest.fixture
+def sandbox(tmp_path) -> Path:
+    """A folder as the reader has it: what is in the repository, `action-ddim` as installing makes it, and a recording."""
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    for name in ("train_diffusion_ddim.py", "accelerate_configs"):
+        (folder / name).symlink_to(ROOT / name)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    name, module, function = re.split(" = |:", setup["options.entry_points"]["console_scripts"].strip())
+    script = tmp_path / "bin" / name
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    script.chmod(0o755)
+    times = np.linspace(0, 1, 250)
+    stroke = np.stack([0.2 + 0.6 * times, 0.5 + 0 * times, (times > 0.3) & (times < 0.6)], axis=1)
+    stroke[:, :2] += np.random.default_rng(0).normal(0, 0.003, (250, 2))
+    np.save(folder / "recording.npy", stroke.astype(np.float32))
+    return folder
+
+
+def run(words: list[str], sandbox: Path) -> None:
+    """Run in the reader's shell, and show everything where it fails."""
+    home = sandbox.parent
+    path = os.pathsep.join([str(home / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        words, cwd=sandbox, env={**environment(home), "PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert result.returncode == 0, f"{words[-1]}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.slow
+def test_every_block_runs_as_it_is_written(sandbox):
+    python = "".join(block for language, block in BLOCKS if language == "python")  # the second goes on from the first
+    for language, block in BLOCKS:
+        if language == "bash":
+            for command in filter(is_run, commands(block)):
+                for words, small in TOY.items():
+                    command = command.replace(words, small)
+                run(["bash", "-c", command], sandbox)
+        elif python:
+            run([sys.executable, "-c", python], sandbox)
+            python = ""
+    left = {path.name for path in sandbox.iterdir()}
+    assert left >= {"checkpoints", "elsewhere", "samples.npy", "samples.png", "cleaned.npy", "report", "exported"}
+
+
+def test_blocks_are_shell_or_python():
+    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+    assert len(BLOCKS) * 2 == README.count("\n```")
+
+
+def test_what_is_made_small_or_not_run_is_in_the_readme():
+    for words in TOY:
+        assert any(words in command for command in filter(is_run, COMMANDS)), words
+    for words in NOT_RUN:
+        assert any(command.startswith(f"{words} ") for command in COMMANDS), words
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not is_run(command)])
+def test_what_is_not_run_says_words_that_are_known(command):
+    program, *words = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *words], cwd=ROOT, check=True, capture_output=True)
+    elif program == "pip":
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / "setup.cfg")
+        assert words[:2] == ["install", "-e"]
+        assert words[2].strip(".[]") in setup["options.extras_require"]
+    elif program == "accelerate":
+        words[words.index("...") :] = ["--data_dir", "train", "--val_data_dir", "val"]
+        args = launch_command_parser().parse_args(words[1:])
+        assert (ROOT / args.config_file).is_file()
+        assert (ROOT / args.training_script).is_file()
+        parse_train_config(args.training_script_args)
+    else:
+        assert (ROOT / words[0]).is_file()
+
+
+def test_flags_that_the_text_names_exist(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+    known = set(re.findall(r"--\w+", capsys.readouterr().out))
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"--[a-z]\w+", prose)) <= known
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", README):
+        assert (ROOT / target).exists(), target
