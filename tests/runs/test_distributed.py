@@ -75,7 +75,7 @@ def test_noise_and_timesteps_differ_by_rank(facts):
     """The same batch on the same weights has another loss on the second process, and on the first that of one process."""
     alone, (first, second) = facts[1][0]["loss_of_one_batch"], [rank["loss_of_one_batch"] for rank in facts[2]]
     assert first == pytest.approx(alone, rel=1e-6)
-    assert abs(second - first) > 0.01 * first
+    assert abs(second - first) > 1e-4 * first  # the same noise would leave nothing but rounding, 1e-7
 
 
 @pytest.mark.parametrize(("accumulated", "updates"), [("1", [3, 6, 9, 12]), ("3", [1, 2, 3, 4])])
