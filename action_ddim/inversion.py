@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, ModelMixin
 from .prediction import predict_clean
 
 MAX_ITERATIONS = 40  # a step; two to ten are usual
-TOLERANCE = 1e-5  # of a step's residual, root mean square in model space; a path can magnify it a thousandfold on its way down
+TOLERANCE = 1e-6  # of a step's residual, root mean square in model space; a path can magnify it a thousandfold on its way down
 HISTORY = 5  # iterates that the acceleration remembers
 RIDGE = 1e-6  # relative; keeps the small least-squares problems solvable once residuals are alike
 # Below this deviation of the noise a path forgets the noise of its sample, and steps cannot be solved one by one: what the

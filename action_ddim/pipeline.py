@@ -21,7 +21,7 @@ from .prediction import output_for, predict_clean
 from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
-MAX_RESIDUAL = 0.05  # of an inversion; a solved step leaves 1e-5, or half precision a hundredth
+MAX_RESIDUAL = 0.05  # of an inversion; a solved step leaves 1e-6, or half precision a hundredth
 Values = np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
 
