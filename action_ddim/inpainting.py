@@ -48,7 +48,7 @@ def arc_length(places: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(values: torch.Tensor, known: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """Go in straight lines from each known value to the next over the position, and on from the outer ones at their level.
+    """Interpolate linearly between known values, as functions of a position; before the first and after the last they stay.
 
     Args:
         values: `(N, L, C)`, 0 where not known.

@@ -73,7 +73,7 @@ def denoise_once(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch
 
 
 def copy_input(pipeline: ActionDDIMPipeline, actions: np.ndarray, noise: torch.Tensor, timestep: int) -> np.ndarray:
-    """Return the noisy input of `denoise_once`, scaled to that of clean actions and clamped, `(N, L, 3)` in [0, 1]."""
+    """Return the noisy actions that `denoise_once` sees, divided by sqrt(alpha_bar) and clamped, `(N, L, 3)` in [0, 1]."""
     alpha_bar = pipeline.scheduler.alphas_cumprod[timestep].cpu()
     return from_model_space(to_model_space(actions) + (1 / alpha_bar - 1).sqrt().item() * noise.numpy())
 

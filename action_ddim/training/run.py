@@ -1,4 +1,4 @@
-"""`Run`: what a training run is made of, checked, built and prepared; `training.py` lets it run."""
+"""`Run`: what a training run is made of, checked, built and prepared; `loop.py` lets it run."""
 
 import copy
 import math
@@ -202,7 +202,7 @@ def make_denoiser(config: TrainConfig, seq_len: int, scheduler: ExactDDIMSchedul
 
 
 def load_weights(denoiser: ActionTransformer1DModel, weights: dict[str, torch.Tensor]) -> None:
-    """Start from weights; a rest head that only one of both has is left out, or as it begins."""
+    """Load weights to start from. A rest head that they lack stays as it was made; one that only they have is left out."""
     unfit = denoiser.load_state_dict(weights, strict=False)
     others = [name for name in (*unfit.missing_keys, *unfit.unexpected_keys) if "write_moves" not in name]
     if others:
