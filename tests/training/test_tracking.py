@@ -10,13 +10,13 @@ pytestmark = pytest.mark.slow
 RUN = """
 import shutil, sys
 from pathlib import Path
-from action_ddim import training
 from action_ddim.cli.train import parse_train_config
+from action_ddim.training import loop
 
-plot_epoch = training.plot_epoch
+plot_epoch = loop.plot_epoch
 
-def plot_then_break(run, epoch, last):
-    plot_epoch(run, epoch, last)
+def plot_then_break(run, epoch, *, final):
+    plot_epoch(run, epoch, final=final)
     if epoch == 1:
         print("trackers:", *(tracker.name for tracker in run.accelerator.trackers))
         run.accelerator.get_tracker("wandb", unwrap=True).finish()
@@ -24,8 +24,8 @@ def plot_then_break(run, epoch, last):
         shutil.rmtree("run/tensorboard")
         Path("run/tensorboard").touch()  # the writer that opens again finds a file where its folder was
 
-training.plot_epoch = plot_then_break
-training.train(parse_train_config(sys.argv[1:]))
+loop.plot_epoch = plot_then_break
+loop.train(parse_train_config(sys.argv[1:]))
 """
 
 
