@@ -237,7 +237,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             first, second: `(L, 3)` in [0, 1].
             num_interpolations: N, evenly spaced from the first to the second, both included; at least 2.
             num_inference_steps: As in `invert`.
-            generator: Sets the noise in the last step of the inversion, the same for both.
+            generator: Sets the noise at the end of the inverted paths, the same for both.
             output_type: As in `__call__`.
 
         Raises:
@@ -276,10 +276,10 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
     def _scheduler_at(self, noise_std: float, num_inference_steps: int) -> SchedulerMixin:
         """Return the scheduler cut where noise has this deviation beside the signal, with its timesteps chosen."""
         alphas = self.scheduler.alphas_cumprod.cpu().double()
-        top = int(((1 - alphas) / alphas < noise_std**2).sum()) + 1
-        if not 1 <= num_inference_steps <= min(top, len(alphas)):
+        top = min(int(((1 - alphas) / alphas < noise_std**2).sum()) + 1, len(alphas))
+        if not 1 <= num_inference_steps <= top:
             raise ValueError(f"num_inference_steps is {num_inference_steps}, not in 1..{top}, the timesteps below the noise")
-        return self._cut_scheduler(min(top, len(alphas)), num_inference_steps)
+        return self._cut_scheduler(top, num_inference_steps)
 
     def _cut_scheduler(self, top: int, num_inference_steps: int) -> SchedulerMixin:
         """Return a scheduler of the first `top` timesteps: whatever its spacing (Karras sigmas, ...), it begins there."""

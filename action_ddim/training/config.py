@@ -93,7 +93,6 @@ class TrainConfig:
         group="diffusion",
         at_least=0,
     )
-
     rest_weight: float = _flag(
         "weight of the loss on whether x and y move or rest, which lets rests be exact; 0 trains a network without it",
         default=0.1,
