@@ -108,6 +108,15 @@ def run(flags, tmp_path, fresh_accelerator):
     return train_with
 
 
+def one_line(capsys, *expected: str) -> None:
+    """Hold what was said to one line of an error that has these texts in it."""
+    error = capsys.readouterr().err
+    assert error.startswith("error: "), error
+    assert error.count("\n") == 1, error
+    for text in expected:
+        assert text in error, error
+
+
 def rows(folder: Path) -> list[dict[str, str]]:
     """Return the rows of metrics.csv."""
     with open(folder / "metrics.csv", newline="") as file:

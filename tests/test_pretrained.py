@@ -15,20 +15,12 @@ from action_ddim.cli.main import main, train
 from action_ddim.cli.train import parse_train_config
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.cli.test_model import DAMAGES
-from tests.conftest import TRAINER, rows, timeless
+from tests.conftest import TRAINER, one_line, rows, timeless
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 # The model of the fixture says these; no flag does.
 SHAPE = dict.fromkeys(("d_model", "num_layers", "nhead", "patch_size"))
 SETTLED = {"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "seq_len": 20, "num_train_timesteps": 100}
-
-
-def one_line(capsys, *expected: str) -> None:
-    error = capsys.readouterr().err
-    assert error.startswith("error: "), error
-    assert error.count("\n") == 1, error
-    for text in expected:
-        assert text in error, error
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from action_ddim import __version__
 from action_ddim.cli import main as cli
 from action_ddim.cli.main import generate, main, train
+from tests.conftest import one_line
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 
@@ -72,14 +73,6 @@ FAULTS = {
     ),
     "broken dataset.json": (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json cannot be read"),
 }
-
-
-def one_line(capsys, *expected: str) -> None:
-    error = capsys.readouterr().err
-    assert error.startswith("error: "), error
-    assert error.count("\n") == 1, error
-    for text in expected:
-        assert text in error
 
 
 @pytest.mark.parametrize("flag", ["data_dir", "val_data_dir"])

@@ -19,7 +19,7 @@ from action_ddim.cli.main import main
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.evaluation.inference import reconstruction_generators
 from augmentation.gestures import GestureConfig, write_gestures
-from tests.conftest import SEQ_LEN, wait_for
+from tests.conftest import SEQ_LEN, one_line, wait_for
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 
@@ -32,14 +32,6 @@ def pipeline_of(model) -> ActionDDIMPipeline:
 
 def call(*words) -> int:
     return main([str(word) for word in words])
-
-
-def one_line(capsys, *expected: str) -> None:
-    error = capsys.readouterr().err
-    assert error.startswith("error: "), error
-    assert error.count("\n") == 1, error
-    for text in expected:
-        assert text in error, error
 
 
 def test_sampled_file_is_a_data_set_and_does_not_depend_on_the_batch(model, tmp_path, capsys):
