@@ -23,6 +23,11 @@ class RunStopped(Exception):  # noqa: N818  (it is no error)
         self.exit_code = exit_code
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 def is_first_process() -> bool:
     """Say whether this is the process that speaks for all, also before there is a process group."""
     return os.environ.get("RANK", "0") == "0"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from action_ddim.actions import NUM_CHANNELS
-from action_ddim.errors import RunError, UserError
+from action_ddim.errors import RunError, UserError, first_line
 
 COMMON_LENGTHS = (100, 200, 500, 400, 300, 128, 256, 512, 1000, 50, 64, 125)  # of recorded sequences, the commonest first
 MAX_HEADER_BYTES = 10_000  # numpy's own bound: parsing a longer one may take very long
@@ -97,7 +97,7 @@ def open_action_file(path: Path, seq_len: int, remedy: str) -> ActionFile:
     except Exception as error:  # a damaged header lets errors of tokenize, struct and int through too
         if path.is_file() and zipfile.is_zipfile(path):
             raise UserError(f"{path} is an archive of arrays, not one array; save each with numpy.save") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read as an .npy file of numbers ({reason}); mend or remove it") from error
     if dtype.kind not in "biuf":
         raise UserError(f"{path} holds {dtype}, not real numbers; save it as float32")

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors.torch import load_file
 
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, first_line
 from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.progress import Progress
@@ -51,7 +51,7 @@ class Origin:
                 raise ValueError("progress.json and metrics.csv do not fit each other")
             return cls(path, progress, rows)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
-            raise UserError(f"{path} cannot be read ({_reason(error)}); give another checkpoint") from error
+            raise UserError(f"{path} cannot be read ({first_line(error)}); give another checkpoint") from error
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Say whether there is nothing left to do."""
@@ -62,11 +62,6 @@ class Origin:
         # One that was stopped right after its last update has yet to be measured.
         measured = not progress.batch or len(self.rows) > progress.epoch
         return progress.update >= config.max_train_steps + (not measured) or stopping.exhausted(progress.epoch)
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def is_own(run: Run, checkpoint: Path) -> bool:
@@ -197,7 +192,7 @@ def restore(run: Run, origin: Origin) -> None:
         if not torch.equal(torch.get_rng_state(), states["torch_manual_seed"]):
             raise ValueError("the random states were not restored")
     except Exception as error:  # whatever a forged file leads to
-        raise UserError(f"{path} cannot be loaded ({_reason(error)}); give another checkpoint") from error
+        raise UserError(f"{path} cannot be loaded ({first_line(error)}); give another checkpoint") from error
     if run.num_updates != (progress.max_train_steps or progress.num_epochs * run.updates_per_epoch):
         follow_new_cosine(run.lr_scheduler)
         lengths = {name: (getattr(run.config, name), getattr(progress, name)) for name in ("num_epochs", "max_train_steps")}

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import numpy as np
 from tqdm.auto import tqdm
 
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, first_line
 
 if typing.TYPE_CHECKING:
     from accelerate import Accelerator
@@ -111,5 +111,5 @@ def _to_each(accelerator: "Accelerator", write: Callable[["GeneralTracker"], Non
             write(tracker)
         except Exception as error:  # whatever a server, a full disk or a client's background thread comes up with
             accelerator.trackers.remove(tracker)
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             tqdm.write(f"warning: {tracker.name} fails ({reason}) and records no more of this run; metrics.csv and plots/ do")
