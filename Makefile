@@ -5,6 +5,8 @@ TORCH ?= torch
 VENV ?= .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
+# A file's tests stay together: they share what it makes for them.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .DELETE_ON_ERROR:
 .PHONY: help train data test test-quick lint format format-check types clean
@@ -29,11 +31,11 @@ data: $(VENV)/.installed diffusion_test_data
 
 test: ## install, run all tests
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-quick: ## the same without the slow ones
 test-quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: ## look for mistakes (ruff)
 lint: $(VENV)/.installed-dev

@@ -28,6 +28,7 @@ TOY = {
     "--d_model 64": "--d_model 16",
     "--num_layers 3": "--num_layers 1",
     "--num 100": "--num 4",
+    "evaluate --model": "evaluate --num_samples 20 --num_inverted 2 --model",
     # The dots of "Train elsewhere" stand for the flags of "Train".
     "train_diffusion_ddim.py ...": "train_diffusion_ddim.py --data_dir diffusion_test_data/train"
     " --val_data_dir diffusion_test_data/val --d_model 16 --num_epochs 1 --report_to none --save_dir elsewhere",
