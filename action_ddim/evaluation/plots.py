@@ -140,8 +140,22 @@ def plot_learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axis.title.set_fontsize(10)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8)
-    axes.flat[-1].set_visible(False)
+    _plot_realism(axes.flat[-1], [row for row in history if "val/realism/frechet_distance" in row])
     return figure
+
+
+def _plot_realism(axis: Axes, rows: Sequence[Mapping]) -> None:
+    """Draw how far drawn actions are from the data at the epochs that looked."""
+    if not rows:
+        axis.set_visible(False)
+        return
+    epochs = [row["epoch"] for row in rows]
+    for name in ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap"):
+        axis.plot(epochs, [row[f"val/realism/{name}"] for row in rows], marker="o", ms=3, label=name.replace("_", " "))
+    axis.set(title="drawn beside real, 0 is best", xlabel="epoch", ylabel="distance", ylim=(0, None))
+    axis.title.set_fontsize(10)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=8)
 
 
 def _plot_curve(axis: Axes, rows: Sequence[Mapping], others: Sequence[Mapping], key: str, name: str, label: str) -> None:

@@ -6,11 +6,13 @@ and scipy, the extra `eval`.
 """
 
 import importlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from action_ddim.actions import moves
 from action_ddim.data.features import GESTURE_TYPES, action_features, gesture_types, type_shares
 from action_ddim.errors import UserError
 
@@ -58,6 +60,36 @@ def check_eval_packages() -> None:
             importlib.import_module(package)
         except ImportError as error:
             raise UserError(f'the evaluation needs {library}, which is missing: pip install "action-ddim[eval]"') from error
+
+
+def describe(actions: np.ndarray) -> dict[str, float]:
+    """Return what actions `(N, L, 3)` are like at a glance, shares in [0, 1].
+
+    - `none`, `click`, `horizontal`, `vertical`, `diagonal`: of the sequences, the gesture types.
+    - `one_press`: of the sequences, those that press exactly once.
+    - `exact_rests`: of the steps of x and of y, those that repeat the one before.
+    """
+    shares = dict(zip(GESTURE_TYPES, type_shares(actions).tolist(), strict=True))
+    one_press = (action_features(actions)["num_presses"] == 1).mean()
+    return {**shares, "one_press": float(one_press), "exact_rests": float(1 - moves(actions).mean())}
+
+
+def distances(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Return how far drawn actions `(M, L, 3)` are from real ones `(N, L, 3)` at a glance; 0 is the best.
+
+    - `frechet_distance`: as in `Realism`, without its floor, which is the larger the fewer the sequences; NaN with one of them.
+    - `type_distance`: total variation distance of the shares of the gesture types, in [0, 1].
+    - `one_press_gap`, `exact_rests_gap`: absolute differences of the shares of `describe`.
+    """
+    first, second = describe(drawn), describe(real)
+    gaps = {name: abs(first[name] - second[name]) for name in first}
+    features = [np.stack(list(action_features(actions).values()), axis=1) for actions in (drawn, real)]
+    return {
+        "frechet_distance": frechet_distance(*features) if min(len(drawn), len(real)) > 1 else math.nan,
+        "type_distance": sum(gaps[name] for name in GESTURE_TYPES) / 2,
+        "one_press_gap": gaps["one_press"],
+        "exact_rests_gap": gaps["exact_rests"],
+    }
 
 
 def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0) -> Realism:

@@ -172,7 +172,11 @@ class TrainConfig:
         may_change=True,
     )
     early_stopping_metric: str = _flag(
-        "what improves", default="val/loss", group="validation", choices=tuple(METRICS), may_change=True
+        "what improves; val/realism is measured every --plot_epochs",
+        default="val/loss",
+        group="validation",
+        choices=tuple(METRICS),
+        may_change=True,
     )
     early_stopping_min_delta: float = _flag(
         "an improvement is more than this", default=0.0, group="validation", at_least=0, may_change=True
@@ -223,7 +227,7 @@ class TrainConfig:
         may_change=True,
     )
     plot_epochs: int = _flag(
-        "epochs between plots, which are drawn at the end too; 0 for none",
+        "epochs between plots, and between looks at what the model draws (val/realism); both come at the end too; 0 for none",
         default=10,
         group="system",
         at_least=0,
@@ -267,6 +271,11 @@ class TrainConfig:
             )
         if self.report_to != ("none",) and "none" in self.report_to:
             raise UserError("--report_to none excludes the other trackers; leave one of them out")
+        if self.early_stopping_patience and self.early_stopping_metric.startswith("val/realism/") and not self.plot_epochs:
+            raise UserError(
+                f"--early_stopping_metric {self.early_stopping_metric} is measured every"
+                " --plot_epochs, which is 0; give 1 or more"
+            )
         if self.push_to_hub != (self.hub_model_id is not None):
             raise UserError("--push_to_hub and --hub_model_id go together; give both, or neither")
 

@@ -10,6 +10,10 @@ METRICS = {
     "val/coord_mse": False,
     "val/press_accuracy": True,
     "val/mean_snr_db": True,
+    "val/realism/frechet_distance": False,
+    "val/realism/type_distance": False,
+    "val/realism/one_press_gap": False,
+    "val/realism/exact_rests_gap": False,
 }
 
 
@@ -32,6 +36,11 @@ class EarlyStopping:
     @property
     def on(self) -> bool:
         return self.patience is not None
+
+    @property
+    def needs_draws(self) -> bool:
+        """Whether the metric is one of drawn actions, which not every epoch has."""
+        return self.metric.startswith("val/realism/")
 
     def improves(self, epoch: int, value: float) -> bool:
         """Take note of an epoch's metric; say whether it is the best so far. NaN never is."""

@@ -5,6 +5,7 @@ is a function of (seed, epoch), training noise of (seed, rank, batch); see `rand
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
@@ -25,12 +26,12 @@ from action_ddim.training.ending import data_failures_rescued, end, failures_exp
 from action_ddim.training.interruption import Interrupted, Interruption
 from action_ddim.training.loader import open_data, validate_once
 from action_ddim.training.loss import diffusion_loss, draw_timesteps
-from action_ddim.training.monitoring import log_epoch, plot_epoch, show_targets
+from action_ddim.training.monitoring import log_epoch, plot_epoch, show_realism, show_targets
 from action_ddim.training.resume import Origin
 from action_ddim.training.run import Run, build, check_device, initial_weights, make_accelerator
 from action_ddim.training.run_folder import RunFolder
 from action_ddim.training.saving import check_upload, save, save_pipeline, upload, write_failures_said
-from action_ddim.training.validation import trivial_loss, validate, validation_indices
+from action_ddim.training.validation import measure_realism, trivial_loss, validate, validation_indices
 
 REFRESH_UPDATES = 10  # between looks at the loss, each of which waits for the device
 NAN_ADVICE = "reduce --lr to 1e-5 or lower --max_grad_norm, and check that the data is what it should be"
@@ -312,8 +313,11 @@ def measure(run: Run, epoch: int, metrics: dict[str, float], interruption: Inter
     last = epoch == run.num_epochs
     if stopping.on or not last:
         metrics |= validate(run, validation_indices(config, len(run.val_data), everything=False), interruption)
-    if stopping.on:
-        if stopping.improves(epoch, metrics[stopping.metric]):
+    drawn = config.plot_epochs > 0 and (last or is_due(epoch, config.plot_epochs))
+    if drawn:
+        metrics |= draw(run, epoch, interruption)
+    if stopping.on and (drawn or not stopping.needs_draws):
+        if stopping.improves(epoch, metrics.get(stopping.metric, math.nan)):
             save_pipeline(run, best, {"epoch": epoch, "update": run.update, **metrics})
         if stopping.exhausted(epoch):
             run.accelerator.print(stopping.verdict() + (f": {best}" if best.exists() else ""))
@@ -321,7 +325,16 @@ def measure(run: Run, epoch: int, metrics: dict[str, float], interruption: Inter
     if last:
         save(run)
         metrics |= validate(run, validation_indices(config, len(run.val_data), everything=True), interruption)
+        if config.plot_epochs and not drawn:
+            metrics |= draw(run, epoch, interruption)
     return last
+
+
+def draw(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:
+    """Return how real it looks what the model draws, and say so."""
+    figures, real = measure_realism(run, interruption)
+    show_realism(run, epoch, figures, real)
+    return figures
 
 
 def finish(run: Run, saved: bool) -> None:

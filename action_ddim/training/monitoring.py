@@ -56,16 +56,33 @@ def targets_line(metrics: dict[str, float]) -> str:
     return f"{met}, not {', '.join(missed)}" if missed else met
 
 
+def show_realism(run: Run, epoch: int, figures: Mapping[str, float], real: Mapping[str, float]) -> None:
+    """Print what drawn actions are like, the data's own shares beside theirs."""
+    if not run.accelerator.is_main_process:
+        return
+    value = {name.removeprefix("val/realism/"): number for name, number in figures.items()}
+    if "one_press" not in value:
+        tqdm.write(f"epoch {epoch}/{run.num_epochs}: what the model draws is not finite")
+        return
+    tqdm.write(
+        f"epoch {epoch}/{run.num_epochs} draws: one press {value['one_press']:.2f} (data {real['one_press']:.2f})"
+        f"  exact rests {value['exact_rests']:.2f} (data {real['exact_rests']:.2f})"
+        f"  gestures {value['type_distance']:.2f} off  Frechet distance {value['frechet_distance']:.2f}"
+    )
+
+
 def show_targets(run: Run, metrics: dict[str, float]) -> None:
     """Print the documented targets as a table, what is amiss, and how much of the time validation took."""
     if not run.accelerator.is_main_process:
         return
-    seconds = {name: sum(row.get(f"{name}/seconds", 0.0) for row in run.folder.rows) for name in ("train", "val")}
+    keys = ("train", "val", "val/realism")
+    seconds = {key: sum(row.get(f"{key}/seconds", 0.0) for row in run.folder.rows) for key in keys}
     tqdm.write(targets_table({name.removeprefix("val/"): value for name, value in metrics.items()}).to_text())
     warn_if_worse_than_none(run, metrics)
     tqdm.write(
-        f"training took {seconds['train']:.0f} s and validation {seconds['val']:.0f} s,"
-        f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of both"
+        f"training took {seconds['train']:.0f} s, validation {seconds['val']:.0f} s,"
+        f" {100 * seconds['val'] / sum(seconds.values()):.0f} % of all, and looking at draws {seconds['val/realism']:.0f} s,"
+        f" {100 * seconds['val/realism'] / sum(seconds.values()):.1f} %"
     )
 
 

@@ -11,12 +11,15 @@ from action_ddim.actions import PRESS, to_model_space
 from action_ddim.evaluation.evaluate import NUM_ERROR_SEQUENCES
 from action_ddim.evaluation.inference import ReconstructionSettings, reconstruct
 from action_ddim.evaluation.metrics import sequence_statistics, summarize
+from action_ddim.evaluation.realism import describe, distances
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, draw_noise, seeded_generator
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loss import diffusion_loss, draw_timesteps
 from action_ddim.training.run import Run
+
+NUM_DRAWS, NUM_DRAW_STEPS = 128, 20  # of `measure_realism`: together some 2 % of the documented full training
 
 
 def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[str, float]:
@@ -45,6 +48,37 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
     counts = {"num_sequences": len(indices), "seconds": time.perf_counter() - started}
     metrics = {"loss": float(statistics["loss"].mean()), **summarize(statistics), **counts}
     return {f"val/{name}": value for name, value in metrics.items()}
+
+
+def measure_realism(run: Run, interruption: Interruption) -> tuple[dict[str, float], dict[str, float]]:
+    """Draw actions with the averaged weights, from the same noise every time, and describe them and the validation's.
+
+    Every rank draws a share. A model that has diverged, and draws what is not finite, has no figures.
+
+    Returns: the figures of `realism.describe` and `realism.distances` by key, and what the real actions are like.
+
+    Raises:
+        Interrupted: there is a reason to stop before one of the batches.
+    """
+    config, accelerator, started = run.config, run.accelerator, time.perf_counter()
+    steps, parts = min(NUM_DRAW_STEPS, config.num_train_timesteps), []
+    share = range(accelerator.process_index, NUM_DRAWS, accelerator.num_processes)
+    largest_share = -(-NUM_DRAWS // accelerator.num_processes)
+    with run.ema.averaged():
+        for first in range(0, largest_share, config.eval_batch_size):
+            interruption.check(accelerator)
+            batch = share[first : first + config.eval_batch_size]
+            if len(batch):
+                generators = [seeded_generator(Stream.SAMPLES, config.seed, index) for index in batch]
+                parts.append((batch, run.pipeline(len(batch), steps, generator=generators, return_dict=False)[0]))
+    parts = gather_object(parts)
+    order = np.argsort(np.concatenate([batch for batch, _ in parts]))  # the same sums for any number of processes
+    drawn = np.concatenate([actions for _, actions in parts])[order]
+    real = run.val_data.read(validation_indices(config, len(run.val_data), everything=False)).numpy()
+    finite = np.isfinite(drawn).all()
+    measured = {**describe(drawn), **distances(drawn, real)} if finite else {}
+    measured["seconds"] = time.perf_counter() - started
+    return {f"val/realism/{name}": value for name, value in measured.items()}, describe(real)
 
 
 def validation_indices(config: TrainConfig, num_sequences: int, *, everything: bool) -> np.ndarray:

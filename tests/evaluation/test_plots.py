@@ -116,6 +116,19 @@ def test_learning_curves_show_every_target_and_the_documented_rise(num_epochs):
     assert list(rise) == [5, 10]
 
 
+def test_learning_curves_show_realism_where_it_was_looked_at():
+    names = ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap")
+    history = make_history([256] * 4)
+    for row in history[1::2]:
+        row |= {f"val/realism/{name}": place / row["epoch"] for place, name in enumerate(names)}
+    figure = plot_learning_curves(history)
+    figure_to_image(figure)
+    panel = lines(next(axis for axis in figure.axes if axis.get_title().startswith("drawn beside real")))
+    assert {name: list(values) for name, values in panel.items()} == {
+        name.replace("_", " "): [place / 2, place / 4] for place, name in enumerate(names)
+    }
+
+
 def test_epochs_that_were_measured_on_all_sequences_stand_apart():
     """The last one, and that of a run which was then continued with more epochs."""
     figure = plot_learning_curves(make_history([256, 1000, 256, 1000]))

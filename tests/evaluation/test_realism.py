@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from action_ddim.evaluation.realism import MIN_SEQUENCES, classifier_accuracy, frechet_distance, js_distance, measure_realism
+from action_ddim.evaluation.realism import (
+    MIN_SEQUENCES,
+    classifier_accuracy,
+    describe,
+    distances,
+    frechet_distance,
+    js_distance,
+    measure_realism,
+)
 from augmentation.gestures import GestureConfig, generate
 from tests.conftest import ROOT
 
@@ -54,6 +62,20 @@ def test_classifier_sees_what_there_is_to_see():
     same = rng.standard_normal((2, 150, 3))
     assert classifier_accuracy(*same) == pytest.approx(0.5, abs=0.1)  # four standard errors are 0.12
     assert classifier_accuracy(same[0], same[1] + np.array([9, 0, 0])) == 1
+
+
+def test_description_and_distances_worked_by_hand():
+    """A click and a horizontal stroke that presses twice, beside two clicks; x of the stroke moves in 3 of its 4 steps."""
+    click = np.array([[0.5, 0.5, press] for press in (0, 1, 1, 0, 0)])
+    stroke = np.array([[0.1, 0.5, 1], [0.3, 0.5, 1], [0.5, 0.5, 0], [0.7, 0.5, 1], [0.7, 0.5, 0]])
+    drawn, real = np.stack([click, stroke]), np.stack([click, click])
+    types = {"none": 0, "click": 0.5, "horizontal": 0.5, "vertical": 0, "diagonal": 0}
+    assert describe(drawn) == pytest.approx({**types, "one_press": 0.5, "exact_rests": 13 / 16})
+    measured = distances(drawn, real)
+    assert measured.pop("frechet_distance") > 1
+    assert measured == pytest.approx({"type_distance": 0.5, "one_press_gap": 0.5, "exact_rests_gap": 3 / 16})
+    assert distances(drawn, drawn) == pytest.approx(dict.fromkeys(distances(drawn, drawn), 0), abs=1e-9)
+    assert np.isnan(distances(drawn, real[:1])["frechet_distance"])
 
 
 def test_the_same_distribution_is_at_its_floor_and_another_is_not():

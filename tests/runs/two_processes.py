@@ -28,7 +28,7 @@ from action_ddim.training.loop import batch_loss, train
 from action_ddim.training.loss import diffusion_loss, draw_timesteps
 from action_ddim.training.run import Run, build, make_accelerator
 from action_ddim.training.run_folder import RunFolder
-from action_ddim.training.validation import validate
+from action_ddim.training.validation import measure_realism, validate
 
 GLOBAL_BATCH = 64
 FSDP = {
@@ -135,7 +135,10 @@ def main(data: Path, out: Path) -> None:
     facts = {
         "rank": state.process_index,
         "batches": batches_by_epoch(run, data),
-        "metrics": validate(run, torch.arange(len(run.val_data)).numpy(), Interruption()),
+        "metrics": {
+            **validate(run, torch.arange(len(run.val_data)).numpy(), Interruption()),
+            **measure_realism(run, Interruption())[0],
+        },
         "loss_of_one_batch": batch_loss(run, ActionDataset(data / "train").read(range(8)), batch=0).item(),
     }
     weights = update_once(run, data)

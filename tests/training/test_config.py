@@ -102,6 +102,10 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"snr_gamma": 0.0}, "--snr_gamma is 0"),
         ({"recon_strength": 0.0}, "--recon_strength is 0"),
         ({"recon_strength": 1.5}, "--recon_strength is 1.5"),
+        (
+            {"plot_epochs": 0, "early_stopping_patience": 3, "early_stopping_metric": "val/realism/type_distance"},
+            "--early_stopping_metric val/realism/type_distance is measured every --plot_epochs, which is 0",
+        ),
         ({"recon_steps": 1001}, "--recon_steps 1001 is more than --num_train_timesteps 1000"),
         ({"device": "tpu"}, "--device is 'tpu'; choose from auto, cpu, cuda, mps"),
         ({"max_train_steps": 0}, "--max_train_steps is 0; give at least 1"),

@@ -44,6 +44,16 @@ def test_when_it_stops(values, changes, expected):
     assert stops_after(values, **changes) == expected
 
 
+def test_realism_stops_a_run_at_the_epochs_that_look_at_draws(run, capsys):
+    """Draws that stay as they are: looked at after epochs 2, 4 and 6, a patience of 3 is at its end after the last of them."""
+    settings = {"lr": 1e-30, "ema_decay": 0.0, "num_epochs": 9, "num_train_timesteps": 20, "eval_sequences": 2}
+    stopping = {"early_stopping_patience": 3, "early_stopping_metric": "val/realism/type_distance"}
+    folder = run(**settings, **stopping, plot_epochs=2)
+    assert [row["epoch"] for row in rows(folder)] == list("123456")
+    assert "val/realism/type_distance has not improved for 3 epochs; the best was" in capsys.readouterr().out
+    assert updates_of(folder / "pipeline-best") == 6
+
+
 def test_state_of_another_metric_begins_the_patience_anew():
     stopping = EarlyStopping(2, "val/mse", 0.0)
     stopping.improves(3, 0.5)

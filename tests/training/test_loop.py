@@ -21,17 +21,19 @@ from action_ddim.cli.train import parse_train_config
 from action_ddim.data import dataset as dataset_module
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import RunError
+from action_ddim.evaluation.evaluate import draw_samples
 from action_ddim.evaluation.inference import ReconstructionSettings
 from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
+from action_ddim.evaluation.realism import describe, distances
 from action_ddim.training import loader
 from action_ddim.training.interruption import Interruption
 from action_ddim.training.loader import open_data, warn_of_shared
 from action_ddim.training.loop import batches, is_due, start, train_epoch
 from action_ddim.training.run import build, make_accelerator
 from action_ddim.training.run_folder import RunFolder
-from action_ddim.training.validation import evaluate_batch, validation_indices
+from action_ddim.training.validation import NUM_DRAWS, evaluate_batch, validation_indices
 from augmentation.gestures import GestureConfig, write_gestures
-from tests.conftest import rows, timeless
+from tests.conftest import SEQ_LEN, rows, timeless
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -110,6 +112,23 @@ def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
         *(f"val/{kind}_ratio_{channel}" for kind in ("variance", "smoothness") for channel in ("x", "y", "press")),
     } == set(table[0]) - {"epoch", "update"}
     assert all(math.isfinite(float(value)) for row in table for value in row.values())
+
+
+def test_draws_are_looked_at_where_plots_are_drawn(run, capsys, data):
+    """The last epoch's figures are those of what the finished model draws, from the noise of `action-ddim sample`."""
+    folder = run(plot_epochs=2, num_epochs=3, num_train_timesteps=30, lr=1e-2)
+    table = rows(folder)
+    looked = [{name: value for name, value in row.items() if name.startswith("val/realism/") and value} for row in table]
+    assert [bool(figures) for figures in looked] == [False, True, True]
+    pipeline = ActionDDIMPipeline.from_pretrained(folder / "pipeline")
+    drawn = next(draw_samples(pipeline, NUM_DRAWS, num_inference_steps=20, seed=0, batch_size=NUM_DRAWS))
+    real = np.load(next((data / "val").glob("*_actions.npy"))).reshape(-1, SEQ_LEN, 3)
+    expected = {f"val/realism/{name}": value for name, value in {**describe(drawn), **distances(drawn, real)}.items()}
+    assert float(looked[-1].pop("val/realism/seconds")) > 0
+    assert {name: float(value) for name, value in looked[-1].items()} == pytest.approx(expected, rel=1e-5)
+    output = capsys.readouterr().out
+    assert f"epoch 3/3 draws: one press {expected['val/realism/one_press']:.2f} (data 1.00)" in output
+    assert "epoch 1/3 draws" not in output
 
 
 def test_same_seed_same_run_another_seed_another(run):

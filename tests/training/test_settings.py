@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ CASES = {
     "resume_from_checkpoint": Case(
         "latest", {"initial weights", "timesteps", "inputs", "places", *LONGER}, before={"num_epochs": 1}
     ),
-    "plot_epochs": Case(1, {"plots"}, given={"num_epochs": 1}),
+    "plot_epochs": Case(1, {"plots", "draws", "evaluation batch"}, given={"num_epochs": 1}),
     "report_to": Case("tensorboard", {"trackers"}),
     "wandb_project": Case("strokes", {"trackers"}, given={"report_to": "tensorboard"}),
     "push_to_hub": Case(None, {"end"}, given=TO_HUB),
@@ -176,7 +177,8 @@ def what_is_left(folder: Path, run: Path) -> dict[str, Any]:
         "averaged weights": weights_of(checkpoint / "ema.safetensors"),
         "training losses": values(table, lambda name: name == "train/loss"),
         "validation losses": values(table, lambda name: name == "val/loss"),
-        "reconstructions": values(table, lambda name: name.startswith("val/") and name not in counts),
+        "reconstructions": values(table, lambda name: re.fullmatch(r"val/\w+", name) and name not in counts),
+        "draws": [row["val/realism/one_press"] for row in table if "val/realism/one_press" in row],
         "validated": [row["val/num_sequences"] for row in table],
         "best": (stopping and (stopping["metric"], stopping["best_epoch"]), weights_of(best)),
         "checkpoints": sorted(path.name for path in run.glob("checkpoint-*")),
