@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
-from action_ddim.training.early_stopping import METRICS
+from action_ddim.training.early_stopping import DRAWN_METRICS, METRICS
 
 # `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
@@ -271,7 +271,7 @@ class TrainConfig:
             )
         if self.report_to != ("none",) and "none" in self.report_to:
             raise UserError("--report_to none excludes the other trackers; leave one of them out")
-        if self.early_stopping_patience and self.early_stopping_metric.startswith("val/realism/") and not self.plot_epochs:
+        if self.early_stopping_patience and self.early_stopping_metric in DRAWN_METRICS and not self.plot_epochs:
             raise UserError(
                 f"--early_stopping_metric {self.early_stopping_metric} is measured every"
                 " --plot_epochs, which is 0; give 1 or more"

@@ -3,6 +3,10 @@
 import math
 from dataclasses import dataclass
 
+# Of drawn actions, which are looked at every --plot_epochs.
+DRAWN_METRICS = tuple(
+    f"val/realism/{name}" for name in ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap")
+)
 # The metrics it may go by, and whether more is better. Those with a target of 1 have no better and worse.
 METRICS = {
     "val/loss": False,
@@ -10,10 +14,7 @@ METRICS = {
     "val/coord_mse": False,
     "val/press_accuracy": True,
     "val/mean_snr_db": True,
-    "val/realism/frechet_distance": False,
-    "val/realism/type_distance": False,
-    "val/realism/one_press_gap": False,
-    "val/realism/exact_rests_gap": False,
+    **dict.fromkeys(DRAWN_METRICS, False),
 }
 
 
@@ -25,22 +26,19 @@ class EarlyStopping:
         patience: Epochs without an improvement after which the run ends.
         metric: A key of `METRICS`.
         min_delta: An improvement is more than this.
+        every: Epochs between those that have the metric.
     """
 
     patience: int | None
     metric: str
     min_delta: float
+    every: int = 1
     best: float | None = None
     best_epoch: int = 0
 
     @property
     def on(self) -> bool:
         return self.patience is not None
-
-    @property
-    def needs_draws(self) -> bool:
-        """Whether the metric is one of drawn actions, which not every epoch has."""
-        return self.metric.startswith("val/realism/")
 
     def improves(self, epoch: int, value: float) -> bool:
         """Take note of an epoch's metric; say whether it is the best so far. NaN never is."""
@@ -54,7 +52,7 @@ class EarlyStopping:
 
     def exhausted(self, epoch: int) -> bool:
         """Say whether the patience is at its end after this epoch."""
-        return self.patience is not None and epoch - self.best_epoch >= self.patience
+        return self.patience is not None and epoch - epoch % self.every - self.best_epoch >= self.patience
 
     def verdict(self) -> str:
         """Say why the patience is at its end."""

@@ -316,8 +316,8 @@ def measure(run: Run, epoch: int, metrics: dict[str, float], interruption: Inter
     drawn = config.plot_epochs > 0 and (last or is_due(epoch, config.plot_epochs))
     if drawn:
         metrics |= draw(run, epoch, interruption)
-    if stopping.on and (drawn or not stopping.needs_draws):
-        if stopping.improves(epoch, metrics.get(stopping.metric, math.nan)):
+    if stopping.on:
+        if stopping.improves(epoch, metrics.get(stopping.metric, math.nan)):  # which an epoch without draws may lack
             save_pipeline(run, best, {"epoch": epoch, "update": run.update, **metrics})
         if stopping.exhausted(epoch):
             run.accelerator.print(stopping.verdict() + (f": {best}" if best.exists() else ""))

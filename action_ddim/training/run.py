@@ -22,7 +22,7 @@ from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.pretrained import check_agreement, find_device, load_pipeline
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.training.config import TrainConfig
-from action_ddim.training.early_stopping import EarlyStopping
+from action_ddim.training.early_stopping import DRAWN_METRICS, EarlyStopping
 from action_ddim.training.ema import AveragedWeights
 from action_ddim.training.loader import load_what_fits, make_loader, warn_of_shared
 from action_ddim.training.run_folder import RunFolder
@@ -210,7 +210,9 @@ def load_weights(denoiser: ActionTransformer1DModel, weights: dict[str, torch.Te
 
 
 def early_stopping(config: TrainConfig) -> EarlyStopping:
-    return EarlyStopping(config.early_stopping_patience, config.early_stopping_metric, config.early_stopping_min_delta)
+    metric = config.early_stopping_metric
+    every = config.plot_epochs if metric in DRAWN_METRICS else 1
+    return EarlyStopping(config.early_stopping_patience, metric, config.early_stopping_min_delta, every)
 
 
 def noise_scheduler(config: TrainConfig) -> ExactDDIMScheduler:

@@ -38,6 +38,8 @@ def stops_after(values, **changes) -> tuple[int | None, int]:
         ([math.nan, math.nan], {}, (2, 0)),
         ([1, math.nan, 0.5, math.inf], {}, (None, 3)),
         ([1, 2, 3, 4], {"patience": None}, (None, 1)),
+        ([math.nan, 1, math.nan, 1, math.nan, 0], {"every": 2}, (4, 2)),  # only every other epoch says anything
+        ([math.nan, math.nan, math.nan, 1], {"every": 4}, (None, 4)),
     ],
 )
 def test_when_it_stops(values, changes, expected):
