@@ -119,7 +119,13 @@ class TrainConfig:
     warmup_steps: int = _flag(
         "updates of linear warm-up, at most a tenth of the run; then a cosine to 0", default=100, group="training", at_least=0
     )
-    weight_decay: float = _flag("decoupled weight decay of AdamW", default=1e-4, group="training", at_least=0)
+    optimizer: str = _flag(
+        "muon takes half the updates that adamw takes to the same model; runs from before it was there go on with adamw",
+        default="muon",
+        group="training",
+        choices=("muon", "adamw"),
+    )
+    weight_decay: float = _flag("decoupled weight decay", default=1e-4, group="training", at_least=0)
     max_grad_norm: float = _flag("gradients are clipped to this norm", default=1.0, group="training", above=0)
     gradient_accumulation_steps: int = _flag("batches an update", default=1, group="training", at_least=1)
     ema_decay: float = _flag(

@@ -274,10 +274,7 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
             grad_norm = accelerator.clip_grad_norm_(run.denoiser.parameters(), run.config.max_grad_norm)
             if isinstance(grad_norm, DTensor):  # under FSDP, each rank has its share
                 grad_norm = grad_norm.full_tensor()
-            # Fused AdamW leaves weights and moments as they are where this is 1, as for torch's GradScaler; no one waits.
-            run.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
-        # But for the one of MPS, which does not look at it.
-        if accelerator.device.type != "mps" or grad_norm is None or grad_norm.isfinite():
+        if grad_norm is None or may_step(run, grad_norm):
             run.optimizer.step()
         run.optimizer.zero_grad()
         if accelerator.sync_gradients:
@@ -286,6 +283,15 @@ def training_step(run: Run, actions: torch.Tensor, batch: int) -> tuple[torch.Te
             run.ema.step()
             run.update += 1
     return loss.detach(), grad_norm
+
+
+def may_step(run: Run, grad_norm: torch.Tensor) -> bool:
+    """Say whether to update, which leaves weights and moments as they are where the gradient is not finite."""
+    if run.config.optimizer == "adamw" and run.accelerator.device.type != "mps":
+        # Fused AdamW looks at this by itself, as at that of torch's GradScaler; no one waits for the device.
+        run.optimizer.optimizer.found_inf = (~grad_norm.isfinite()).float()
+        return True
+    return run.accelerator.scaler is not None or bool(grad_norm.isfinite())  # the scaler of fp16 sees to it, and counts on it
 
 
 def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:

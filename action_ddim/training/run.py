@@ -25,11 +25,11 @@ from action_ddim.training.config import TrainConfig
 from action_ddim.training.early_stopping import DRAWN_METRICS, EarlyStopping
 from action_ddim.training.ema import AveragedWeights
 from action_ddim.training.loader import load_what_fits, make_loader, warn_of_shared
+from action_ddim.training.optimizer import make_optimizer
 from action_ddim.training.run_folder import RunFolder
 from action_ddim.training.tally import Tally
 
 CLEAR_NOISE = 0.0225  # in model space, 0.011 of the screen: about what a network errs by, however little noise there is
-ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 
 
 @dataclass
@@ -154,9 +154,7 @@ def build(
     if weights is not None:
         load_weights(denoiser, weights)
     set_seed(config.seed, device_specific=True)  # dropout differs between ranks
-    optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=config.peak_lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = make_optimizer(denoiser, config.optimizer, config.peak_lr, config.weight_decay)
     sharded = accelerator.distributed_type == DistributedType.FSDP
     whole = copy.deepcopy(denoiser).to(accelerator.device) if sharded else denoiser
     pipeline = ActionDDIMPipeline(whole, scheduler)

@@ -73,6 +73,7 @@ CASES = {
     "max_train_steps": Case(5, LONGER),
     "lr": Case(1e-3, {"learning rates", *LEARNED}, given={"lr": 1e-5}),
     "warmup_steps": Case(0, {"learning rates", *LEARNED}, given={"batch_size": 1}),
+    "optimizer": Case("adamw", {"optimizer", *LEARNED}),
     "weight_decay": Case(10, {"optimizer", *LEARNED}),
     "max_grad_norm": Case(1e-3, LEARNED),
     "gradient_accumulation_steps": Case(2, {"learning rates", "checkpoints", *LEARNED}),
@@ -144,14 +145,15 @@ class Watch:
             self.seen["batches"].append(len(sample))
             self.seen.setdefault("inputs", sample.detach().cpu().numpy().copy())
             self.seen.setdefault("timesteps", inputs[1].tolist())
+            weights = [parameter.detach().cpu().flatten() for parameter in module.parameters()]
+            self.seen.setdefault("initial weights", torch.cat(weights).numpy())
 
     def _step(self, optimizer, *_) -> None:
-        (group,) = optimizer.param_groups
-        weights = [parameter.detach().cpu().flatten() for parameter in group["params"]]
-        self.seen.setdefault("initial weights", torch.cat(weights).numpy())
-        self.seen["learning rates"].append(group["lr"])
-        self.seen["optimizer"] = {name: group[name] for name in ("betas", "eps", "weight_decay", "amsgrad", "fused")}
-        gradients = [parameter.grad.flatten() for parameter in group["params"]]
+        groups = optimizer.param_groups
+        self.seen["learning rates"].append(groups[0]["lr"])
+        names = ("betas", "eps", "weight_decay", "amsgrad", "fused", "use_muon", "momentum", "nesterov", "ns_steps")
+        self.seen["optimizer"] = [{name: group[name] for name in names if name in group} for group in groups]
+        gradients = [parameter.grad.flatten() for group in groups for parameter in group["params"]]
         self.seen["gradients"].append(torch.cat(gradients).norm().item())
 
 
@@ -261,7 +263,11 @@ def test_setting_changes_what_it_says_and_nothing_else(name, observe, known, tmp
 def test_what_no_setting_says_is_as_it_is_meant(observe, tmp_path):
     """Means that are fixed: beside the flags, they decide what a run learns."""
     seen = observe(tmp_path / "sample", Case(None, set()))
-    assert seen["optimizer"] == {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-4, "amsgrad": False, "fused": True}
+    adamw = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-4}
+    muon = {"use_muon": True, "momentum": 0.95, "nesterov": True, "ns_steps": 5, "weight_decay": 1e-4}
+    assert seen["optimizer"] == [{"use_muon": False, **adamw}, muon]
+    alone = observe(tmp_path / "adamw", Case(None, set()), optimizer="adamw")["optimizer"]
+    assert alone == [{**adamw, "amsgrad": False, "fused": True}]
     expected = {"clip_sample": False, "clip_sample_range": 1.0, "timestep_spacing": "trailing", "thresholding": False}
     assert {name: seen["scheduler"][name] for name in expected} == expected
     for prediction_type in ("epsilon", "v_prediction"):
