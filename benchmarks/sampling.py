@@ -196,7 +196,7 @@ def measure_quality(args: argparse.Namespace, pipeline: Any, real: np.ndarray) -
                 progress.set_description(f"{S} steps, eta {eta:g}")
                 settings = {"num_inference_steps": S, "eta": eta, "seed": args.seed, "batch_size": args.batch_size}
                 samples = np.concatenate(list(draw_samples(pipeline, count, **settings)))
-                compared = measure_realism(samples, real, args.seed).figures
+                compared = measure_realism(samples, real, args.seed, judged=False).figures
                 for name, figure in names.items():
                     cells[figure][row].append(f"{compared[name].value:.3f}")
                     if row == 0:  # the same halves are compared at every eta

@@ -20,7 +20,7 @@ TRAVELLING = {
 LIBRARIES = {
     "accelerate": "action_ddim.training",
     "wandb": "action_ddim.training.tracking",
-    **dict.fromkeys(("matplotlib", "sklearn", "scipy"), "action_ddim.evaluation"),
+    **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),
 }
 DOORS = {"train_diffusion_ddim", "augmentation.generate_click_dataset", "action_ddim.__main__"}
 PATHS = [

@@ -29,6 +29,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add = parser.add_argument
     add("--data_dir", required=True, default=argparse.SUPPRESS, help="folder of held-out data, *_actions.npy")
     add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
+    add("--update_card", action="store_true", help="write how real drawn actions look into the model card of --model")
     add("--num", type=int, default=1000, help="held-out sequences to reconstruct, at most")
     add("--num_samples", type=int, default=1000, help="sequences to draw from noise")
     add("--num_inverted", type=int, default=64, help="held-out sequences to invert, at most")
@@ -41,9 +42,10 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     if args.out:
         for name in (JSON_NAME, HTML_NAME):
             check_output("--out", args.out / name, args.overwrite)
+    card = _find_card(args.model) if args.update_card else None
     from action_ddim.evaluation.evaluate import AssessmentSettings, assess
     from action_ddim.evaluation.realism import check_eval_packages
-    from action_ddim.evaluation.report import tables, write_report
+    from action_ddim.evaluation.report import tables, update_card, write_report
 
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device)
@@ -63,6 +65,20 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     if args.out:
         write_report(args.out, assessment, pictures, args.model, args.data_dir)
         print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
+    if card:
+        update_card(card, assessment)
+        print(f"model card: {card}")
+
+
+def _find_card(model: str) -> Path:
+    """Return the model card that is to be written to."""
+    from action_ddim.export import CARD_NAME
+
+    card = Path(model) / CARD_NAME
+    if not card.is_file():
+        raise UserError(f"--update_card: --model {model} has no {CARD_NAME}; name the pipeline/ that a training run leaves")
+    check_writable("--update_card", card)
+    return card
 
 
 def sample(argv: list[str], prog: str | None) -> None:

@@ -127,7 +127,8 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version} of the format is not one of numbers")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(file, max_header_size=MAX_HEADER_BYTES)
+        # The stubs of numpy before 2.4 do not know the keyword.
+        shape, fortran_order, dtype = read(file, max_header_size=MAX_HEADER_BYTES)  # type: ignore[call-arg]
         if dtype.hasobject:
             raise ValueError("it holds pickled objects, which are never unpickled")
         offset, size = file.tell(), os.fstat(file.fileno()).st_size

@@ -58,6 +58,11 @@ CAPTIONS = {
     "samples": ("Drawn actions", "From pure noise."),
     "real": ("Real actions", "Held-out data, for comparison."),
     "distributions": ("Distributions", "Drawn over real actions."),
+    "giveaways": (
+        "What gives the drawings away",
+        "How often drawn actions are told from real ones by one feature alone, and by MiniRocket from one stretch of time"
+        " alone. What lies furthest beyond its floor is to be mended first; what only two of them show together is not here.",
+    ),
 }
 
 
@@ -120,7 +125,7 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     """Measure a pipeline on held-out data of its length: reconstructions, inversion, samples; with progress on a terminal.
 
     Raises:
-        UserError: scikit-learn or scipy is missing.
+        UserError: scikit-learn, scipy or aeon is missing.
     """
     check_eval_packages()
     # In random order, so that the first of them stand for all: files are often sorted by who was recorded.
@@ -163,6 +168,8 @@ def assess(pipeline: ActionDDIMPipeline, data: ActionDataset, settings: Assessme
     figures = reconstruction_figures(pipeline, real, indices, settings.reconstruction(TARGET_STRENGTH))
     figures["error_by_timestep"] = plots.plot_error_by_timestep(timesteps, errors, constants)
     figures |= sample_figures(samples, real) if len(samples) else {}
+    if realism.by_feature:
+        figures["giveaways"] = plots.plot_giveaways(realism.by_feature, realism.by_stretch)
     return assessment, [_picture(name, figure) for name, figure in figures.items()]
 
 

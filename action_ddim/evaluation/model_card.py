@@ -1,6 +1,6 @@
 """The model card, `pipeline/README.md`, in the form that the Hugging Face Hub reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
@@ -89,6 +89,16 @@ moving average.
 
 {LIMITS}
 """
+
+
+def with_evaluation(card: bytes, tables: Sequence[Table], how: str) -> bytes:
+    """Return a card with tables of an evaluation at its end, in the place of those of an earlier one; all else is as it was."""
+    start, end = (f"<!-- action-ddim evaluate: {word} -->".encode() for word in ("start", "end"))
+    before, _, after = card.partition(start)
+    after = after.partition(end)[2]
+    parts = (part for table in tables for part in (f"## {table.title}", table.to_markdown() if table.rows else "", table.note))
+    text = "\n\n".join(filter(None, (*parts, how)))
+    return before.rstrip() + b"\n\n" + start + f"\n\n{text}\n\n".encode() + end + b"\n" + after.lstrip(b"\n")
 
 
 def updates_of(pipeline: Path) -> int:

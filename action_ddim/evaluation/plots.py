@@ -12,6 +12,7 @@ from PIL import Image
 
 from action_ddim.actions import CHANNELS, PRESS, PRESS_THRESHOLD, X, Y
 from action_ddim.evaluation.metrics import TARGETS
+from action_ddim.evaluation.realism import Comparison
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
 COLORS = {"x": "#0072B2", "y": "#D55E00", "press": "#999999", "target": "#009E73"}
@@ -216,6 +217,34 @@ def plot_distributions(drawn: Mapping[str, np.ndarray], real: Mapping[str, np.nd
         axis.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("share of sequences")
     figure.axes[0].legend(fontsize=9)
+    return figure
+
+
+def plot_giveaways(by_feature: Mapping[str, Comparison], by_stretch: Mapping[str, Comparison]) -> Figure:
+    """Draw how well drawn actions are told from real ones by one feature alone, and by one stretch of time alone.
+
+    Args:
+        by_feature: Accuracies by name; the highest is drawn on top.
+        by_stretch: The same in order of time, which runs downwards; there may be none.
+    """
+    panels = {"one feature alone, by a decision tree": dict(sorted(by_feature.items(), key=lambda item: item[1].value))}
+    panels |= (
+        {"one stretch of time alone [steps], by MiniRocket": dict(reversed(list(by_stretch.items())))} if by_stretch else {}
+    )
+    figure = Figure(figsize=(6.5 * len(panels), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        names = [name.replace("_", " ") for name in panel]
+        values, floors = ([getattr(each, side) for each in panel.values()] for side in ("value", "floor"))
+        axis.hlines(names, floors, values, color=COLORS["x"], lw=2, alpha=0.5)
+        axis.plot(floors, names, "|", ms=12, mew=2, color=COLORS["press"], label="real beside real, the floor")
+        axis.plot(values, names, "o", ms=7, color=COLORS["x"], label="drawn beside real")
+        axis.axvline(0.5, ls=":", color="black", lw=1)
+        axis.set(xlabel="accuracy (0.5 is a guess)", title=title)
+        axis.title.set_fontsize(10)
+        axis.tick_params(labelsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=9, loc="outside lower center", ncols=2)
     return figure
 
 

@@ -263,6 +263,10 @@ def test_run_folder_is_not_its_pipeline(model, tmp_path, capsys):
         ),
         (("evaluate", "--data_dir", "longer", "--num_samples", 0), "--num_samples is 0"),
         (("evaluate", "--data_dir", "longer", "--out", "report"), "report.html exists"),
+        (
+            ("evaluate", "--data_dir", "longer", "--update_card"),
+            "has no README.md; name the pipeline/ that a training run leaves",
+        ),
         (("export", "--out", "report"), "--out report is not empty; name a new folder"),
         (("export", "--out", "in.npy"), "--out in.npy is a file"),
         (("export", "--out", "in.npy/exported"), "cannot be written"),

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from action_ddim.evaluation.inference import (
 )
 from action_ddim.evaluation.metrics import TARGETS, reconstruction_metrics
 from action_ddim.evaluation.realism import MIN_SEQUENCES
-from action_ddim.evaluation.report import to_html
+from action_ddim.evaluation.report import realism_tables, to_html, to_json, update_card
 from action_ddim.evaluation.tables import Table
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import SEQ_LEN
@@ -190,8 +191,8 @@ def test_what_is_not_finite_is_counted_and_the_rest_is_measured(short, real):
     assert assessment.realism.num_sequences == MIN_SEQUENCES
     assert list(assessment.realism.type_shares["drawn"].values()) == shares.tolist()
     assert all(math.isfinite(each.value) for each in assessment.realism.figures.values())
-    assert len(pictures) == 6
-    assert [cell for cell in Page(to_html(assessment, pictures, "m", "d")).cells if cell == "drawn"] == ["drawn"] * 3
+    assert len(pictures) == 7
+    assert [cell for cell in Page(to_html(assessment, pictures, "m", "d")).cells if cell == "drawn"] == ["drawn"] * 4
 
 
 def test_evaluate_of_a_model_that_has_diverged_reports_it(short, real, tmp_path, capsys):
@@ -249,7 +250,7 @@ def test_page_holds_every_figure_and_fetches_nothing(assessed):
     page = Page(text)
     assert page.fetched == []
     assert not re.search(r"https?://|@import|url\(", text)
-    assert len(page.images) == len(pictures) == 6
+    assert len(page.images) == len(pictures) == 7
     for image, picture in zip(page.images, pictures, strict=True):
         assert image == picture.png
         assert Image.open(io.BytesIO(image)).width > 500
@@ -258,6 +259,39 @@ def test_page_holds_every_figure_and_fetches_nothing(assessed):
     assert {"met", "not met"} & set(page.cells)
     assert {target.name for target in TARGETS} <= set(page.cells)
     assert "0.0065" in page.cells  # of the DDIM paper
+
+
+def test_report_names_the_three_features_and_the_stretch_that_tell_most(assessed):
+    realism = assessed[0].realism
+    _, telling = realism_tables(assessed[0])
+    for measured, rows in ((realism.by_feature, telling.rows[:3]), (realism.by_stretch, telling.rows[3:])):
+        most = sorted(measured.values(), key=lambda each: each.value, reverse=True)[: len(rows)]
+        for (name, value, floor), each in zip(rows, most, strict=True):
+            assert measured[name.removeprefix("steps ")].value == each.value
+            assert (value, floor) == (f"{each.value:.3f}", f"{each.floor:.3f}")
+    assert {name for name, *_ in telling.rows} < set(Page(to_html(*assessed, "m", "d")).cells)
+    numbers = to_json(assessed[0], "m", "d")["realism"]
+    assert list(numbers["by_stretch"]) == ["0 to 9", "10 to 19"]
+    assert numbers["by_feature"]["rest"] == {
+        "value": realism.by_feature["rest"].value,
+        "floor": realism.by_feature["rest"].floor,
+    }
+
+
+def test_card_gains_the_realism_once_and_keeps_the_rest(assessed, tmp_path):
+    """Whatever bytes it has; a second evaluation takes the place of the first."""
+    card = tmp_path / "README.md"
+    before = b"---\r\nupdates: 7\r\n---\r\n\r\n# Strokes \xff\n"
+    card.write_bytes(before)
+    update_card(card, assessed[0])
+    once = card.read_bytes()
+    assert once.startswith(before.rstrip())
+    for table in realism_tables(assessed[0]):
+        assert once.count(f"## {table.title}\n\n{table.to_markdown()}\n\n{table.note}\n".encode()) == 1
+    assert b"actions drawn in 6 DDIM steps, seed 3" in once
+    card.write_bytes(once + b"\nAdded by hand.\n")
+    update_card(card, assessed[0])
+    assert card.read_bytes() == once + b"Added by hand.\n"
 
 
 def test_table_reads_alike_in_every_form():
@@ -276,7 +310,8 @@ def test_whatever_takes_long_shows_how_far_it_is(assessed_on_a_terminal):
     rebuilt, drawn, decoded = {"3", "5", "7"}, {"6"}, {"10", "20", "50", "100"}
     assert rebuilt | drawn | decoded < of_how_many
     assert len(of_how_many - rebuilt - drawn - decoded) == len(decoded)  # each inverted in fewer steps
-    assert re.search(r"realism:.*0/10 \[", shown)
+    assert re.search(r"realism:.*0/38 \[", shown)
+    assert "realism, MiniRocket (compiles at its first use): " in shown
 
 
 def test_a_pipeline_that_shows_nothing_does_so_again_afterwards(pipeline):
@@ -289,10 +324,16 @@ def test_a_pipeline_that_shows_nothing_does_so_again_afterwards(pipeline):
 
 
 def test_evaluate_prints_writes_and_agrees_with_itself(model, real, tmp_path, capsys):
+    model = shutil.copytree(model, tmp_path / "model")
+    (model / "README.md").write_text("# Strokes\n")
     words = ["evaluate", "--model", model, "--data_dir", real.folder, "--out", tmp_path / "report", "--num", 20]
-    words += ["--num_samples", 10, "--num_inverted", 2, "--num_inference_steps", 2]
+    words += ["--num_samples", 10, "--num_inverted", 2, "--num_inference_steps", 2, "--update_card"]
     assert main([str(word) for word in words]) == 0
     output = capsys.readouterr().out
+    card = (model / "README.md").read_text()
+    assert card.startswith("# Strokes\n")
+    assert "## Realism of drawn actions\n\nnot computed from 10 drawn and 20 real sequences" in card
+    assert f"model card: {model / 'README.md'}\n" in output
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert set(report["targets"]) == {target.name for target in TARGETS}
     mse = report["reconstruction"]["0.5"]["mse"]

@@ -12,11 +12,13 @@ from action_ddim.evaluation.plots import (
     image_to_png,
     plot_distributions,
     plot_error_by_timestep,
+    plot_giveaways,
     plot_learning_curves,
     plot_noise_comparison,
     plot_reconstructions,
     plot_samples,
 )
+from action_ddim.evaluation.realism import Comparison
 from augmentation.gestures import GestureConfig, generate
 
 
@@ -137,6 +139,24 @@ def test_epochs_that_were_measured_on_all_sequences_stand_apart():
     assert list(panels["mse"]["measured, all 1000 sequences"]) == pytest.approx([0.5 / 2, 0.5 / 4])
     assert len(panels["loss"]["train/loss"]) == 4
     assert len(panels["loss"]["val/loss"]) == 2
+
+
+@pytest.mark.parametrize("stretches", [{"0 to 9": 0.55, "10 to 19": 0.7}, {}])
+def test_giveaways_are_sorted_features_and_stretches_in_order_of_time(stretches):
+    by_feature = {"start_x": Comparison(0.5, 0.4), "rest": Comparison(0.9, 0.5), "onset": Comparison(0.6, 0.55)}
+    figure = plot_giveaways(by_feature, {name: Comparison(value, 0.5) for name, value in stretches.items()})
+    figure_to_image(figure)
+    shown = {"feature": ["start x", "onset", "rest"], "stretch": ["10 to 19", "0 to 9"]}  # from the bottom
+    for axis, kind in zip(figure.axes, ["feature", "stretch"] if stretches else ["feature"], strict=True):
+        assert f"one {kind}" in axis.get_title()
+        assert [label.get_text() for label in axis.get_yticklabels()] == shown[kind]
+        assert not axis.yaxis_inverted()
+    values, floors = (
+        {line.get_label(): line.get_xdata() for line in figure.axes[0].get_lines()}[label]
+        for label in ("drawn beside real", "real beside real, the floor")
+    )
+    assert list(values) == [0.5, 0.6, 0.9]
+    assert list(floors) == [0.4, 0.55, 0.5]
 
 
 def test_error_by_timestep_shows_both_curves_and_their_ceilings():
