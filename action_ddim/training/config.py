@@ -85,7 +85,16 @@ class TrainConfig:
         choices=("logit_normal", "none"),
     )
     snr_gamma: float | None = _flag(
-        "gamma of the min-SNR loss weight (5 is usual); by default no weight", default=None, group="diffusion", above=0
+        "gamma of the min-SNR loss weight (5 is usual), in the place of --loss_balance",
+        default=None,
+        group="diffusion",
+        above=0,
+    )
+    loss_balance: float = _flag(
+        "how far the error of clean actions counts alike at all timesteps: 1 is wholly, 0 as large as it is",
+        default=0.5,
+        group="diffusion",
+        at_least=0,
     )
     velocity_weight: float = _flag(
         "weight of the loss on first differences, which keeps strokes smooth; 0 is off",
@@ -271,6 +280,8 @@ class TrainConfig:
             raise UserError(f"--seed is {self.seed}; give at most {2**32 - 1}")
         if self.recon_strength > 1:
             raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
+        if self.loss_balance > 1:
+            raise UserError(f"--loss_balance is {self.loss_balance:g}; give 0 to 1")
         if self.recon_steps > self.num_train_timesteps:
             raise UserError(
                 f"--recon_steps {self.recon_steps} is more than --num_train_timesteps {self.num_train_timesteps}; lower it"

@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler
 from action_ddim.actions import from_model_space, moves
 
 UNIFORM_SHARE = 0.3  # of the timesteps of `logit_normal`
+MEAN_ERROR = 0.06  # of a trained network over the timesteps, mean squared in model space
 PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
 
@@ -42,6 +43,17 @@ def min_snr_weight(snr: torch.Tensor, prediction_type: str, snr_gamma: float) ->
     return snr.clamp(max=snr_gamma) / (snr + 1)
 
 
+def balance_weight(snr: torch.Tensor, balance: float) -> torch.Tensor:
+    """Return the weight of each signal-to-noise ratio that divides the error expected there, to the power of `balance`.
+
+    What is left to err by falls a thousandfold from the noisiest timestep to the clearest, where an equal share of so small a
+    loss would teach nothing. With a balance of 1 every timestep counts alike, as with the uncertainties that EDM2 learns (arXiv
+    2312.02696, appendix B.2); here they are a fit to what a trained network that predicts clean actions errs by.
+    """
+    expected = 1 / (3 + 60 * snr) + 1e-4
+    return (MEAN_ERROR / expected) ** balance
+
+
 def diffusion_loss(
     denoiser: torch.nn.Module,
     scheduler: DDIMScheduler,
@@ -50,6 +62,7 @@ def diffusion_loss(
     timesteps: torch.Tensor,
     *,
     snr_gamma: float | None = None,
+    loss_balance: float = 0.0,
     velocity_weight: float = 0.0,
     rest_weight: float = 0.0,
 ) -> torch.Tensor:
@@ -57,7 +70,8 @@ def diffusion_loss(
 
     The squared error of what the scheduler's `prediction_type` asks for, averaged over steps and channels, plus
     `velocity_weight` times the squared error of the first differences of the clean actions that follow from it (the
-    velocity loss of MDM, arXiv 2209.14916, equation 5), both times the min-SNR weight where `snr_gamma` is given.
+    velocity loss of MDM, arXiv 2209.14916, equation 5), both times the min-SNR weight where `snr_gamma` is given. Where it is
+    not, the first of them is balanced between timesteps if it is that of clean actions (`balance_weight`).
     With epsilon-prediction the velocity term is scaled by alpha_bar, or it would grow without bound with the noise.
     On top, `rest_weight` times the cross-entropy of which steps move (`actions.moves`), of a denoiser with a rest head.
 
@@ -78,12 +92,14 @@ def diffusion_loss(
         error = output - scheduler.get_velocity(sample, noise, timesteps)
     # With epsilon-prediction this is sqrt(alpha_bar) times the error of the clean actions.
     clean_error = error if prediction_type == "sample" else (1 - alpha_bar).sqrt() * error
+    snr = (alpha_bar / (1 - alpha_bar)).flatten()
     loss = error.square().mean(dim=(1, 2))
+    if snr_gamma is None and prediction_type == "sample":
+        loss = loss * balance_weight(snr, loss_balance)
     if velocity_weight:
         loss = loss + velocity_weight * clean_error.diff(dim=1).square().mean(dim=(1, 2))
     if snr_gamma is not None:
-        alpha_bar = alpha_bar.flatten()
-        loss = loss * min_snr_weight(alpha_bar / (1 - alpha_bar), prediction_type, snr_gamma)
+        loss = loss * min_snr_weight(snr, prediction_type, snr_gamma)
     if rest_weight:
         moving = moves(from_model_space(sample)).to(loss.dtype)
         entropy = F.binary_cross_entropy_with_logits(logits[0], moving, reduction="none")

@@ -38,9 +38,8 @@ def make_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) 
         return torch.optim.AdamW(
             model.parameters(), lr=lr, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=weight_decay, fused=True
         )
-    hidden, others = [], []
-    for key, parameter in model.named_parameters():
-        (hidden if is_hidden_matrix(key, parameter) else others).append(parameter)
+    hidden = [parameter for key, parameter in model.named_parameters() if is_hidden_matrix(key, parameter)]
+    others = [parameter for key, parameter in model.named_parameters() if not is_hidden_matrix(key, parameter)]
     muon = {"use_muon": True, "use_adjusted_lr": True, "lr": MUON_LR_FACTOR * lr}
     adamw = {"use_muon": False, "lr": lr, "betas": ADAM_BETAS, "eps": ADAM_EPS}
     # AdamW's first: the learning rate of a run, as it is shown, is that of its first group.

@@ -25,7 +25,8 @@ from action_ddim.training.run import Run, early_stopping
 from action_ddim.training.run_folder import read_metrics
 
 LATEST = "latest"
-BEFORE = {"rest_weight": 0.0, "optimizer": "adamw"}  # of runs from before there was the flag, where that is not its default
+# Of runs from before there was the flag, where that is not its default.
+BEFORE = {"rest_weight": 0.0, "optimizer": "adamw", "loss_balance": 0.0}
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of each data file: 1 MB, the whole of a small one
 
 

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def loss_settings(self) -> dict:
-        return {name: getattr(self.config, name) for name in ("snr_gamma", "velocity_weight", "rest_weight")}
+        return {name: getattr(self.config, name) for name in ("snr_gamma", "loss_balance", "velocity_weight", "rest_weight")}
 
     @property
     def objective(self) -> dict:

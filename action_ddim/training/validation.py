@@ -122,7 +122,7 @@ def validation_loss(
         indices: `(N,)`, of each sequence in its data set.
         weighting_scheme: Of `draw_timesteps`.
         denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
-        loss_settings: `snr_gamma`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
+        loss_settings: `snr_gamma`, `loss_balance`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
     """
     num_train_timesteps = pipeline.scheduler.config.num_train_timesteps
     noise, timesteps = [], []

@@ -99,6 +99,7 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 2**32}, "--seed is 4294967296; give at most"),
         ({"seq_len": 1}, "--seq_len is 1; give at least 2"),
+        ({"loss_balance": 1.5}, "--loss_balance is 1.5; give 0 to 1"),
         ({"snr_gamma": 0.0}, "--snr_gamma is 0"),
         ({"recon_strength": 0.0}, "--recon_strength is 0"),
         ({"recon_strength": 1.5}, "--recon_strength is 1.5"),

@@ -323,7 +323,13 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
     pipeline = ActionDDIMPipeline.from_pretrained(folder / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
     dataset, how = ActionDataset(data / "val"), ReconstructionSettings()
-    objective = {"weighting_scheme": "logit_normal", "snr_gamma": None, "velocity_weight": 5.0, "rest_weight": 0.1}
+    objective = {
+        "weighting_scheme": "logit_normal",
+        "snr_gamma": None,
+        "loss_balance": 0.5,
+        "velocity_weight": 5.0,
+        "rest_weight": 0.1,
+    }
     parts = [evaluate_batch(pipeline, dataset.read([i]).numpy(), np.array([i]), how, **objective) for i in (3, 1, 4, 0, 2)]
     last = rows(folder)[-1]
     for name in ("loss", "mse", "coord_mse", "press_accuracy", "mean_snr_db"):

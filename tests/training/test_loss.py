@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from action_ddim.randomness import draw_noise
-from action_ddim.training.loss import PREDICTION_TYPES, diffusion_loss, draw_timesteps, min_snr_weight
+from action_ddim.training.loss import PREDICTION_TYPES, balance_weight, diffusion_loss, draw_timesteps, min_snr_weight
 
 TIMESTEPS = torch.tensor([0, 300, 700, 950])
 every_prediction_type = pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -95,6 +95,25 @@ def test_loss_of_each_sequence_is_that_of_the_formula(prediction_type, velocity_
     ]
     assert loss.shape == (len(TIMESTEPS),)
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("snr_gamma", [None, 5.0])
+@every_prediction_type
+def test_balance_divides_the_error_of_clean_actions_by_what_is_expected(prediction_type, snr_gamma):
+    """By the root of 1/3 over the mean where nothing is seen, and of 1e-4 where all is; not beside a weight that is given."""
+    scheduler, (sample, noise) = make_scheduler(prediction_type), draw_batch()
+
+    def loss(**settings):
+        return diffusion_loss(FixedDenoiser(torch.tanh), scheduler, sample, noise, TIMESTEPS, snr_gamma=snr_gamma, **settings)
+
+    plain, balanced = loss(), loss(loss_balance=0.5)
+    if prediction_type != "sample" or snr_gamma is not None:
+        assert torch.equal(plain, balanced)
+        return
+    alphas = scheduler.alphas_cumprod.double()[TIMESTEPS].numpy()
+    expected = [(0.06 / (1 / (3 + 60 * alpha / (1 - alpha)) + 1e-4)) ** 0.5 for alpha in alphas]
+    np.testing.assert_allclose(balanced / plain, expected, rtol=1e-4)
+    assert balance_weight(torch.tensor([0.0, 1e9]), 0.5).tolist() == pytest.approx([0.18**0.5, 600**0.5], rel=1e-3)
 
 
 @every_prediction_type

@@ -66,6 +66,7 @@ CASES = {
     "num_train_timesteps": Case(100, {"network", "scheduler", "timesteps", *NOISED}),
     "weighting_scheme": Case("none", {"timesteps", *NOISED}),
     "snr_gamma": Case(5, LEARNED),
+    "loss_balance": Case(0, LEARNED),
     "velocity_weight": Case(1, LEARNED),
     "rest_weight": Case(0, {"network", "initial weights", *LEARNED}),
     "batch_size": Case(3, {"timesteps", "inputs", *LONGER}),
