@@ -4,7 +4,8 @@ In reading order: patches in, block, patches out, model. The blocks are those of
 token stands for `patch_size` time steps, so that attention costs little, and patches overlap: a token reads and writes
 its neighbours' steps too, so that strokes stay smooth across the borders.
 
-Shapes: B batch, L time steps, C channels, P patch size, N = ceil(L / P) tokens, D model width, H heads.
+Shapes: B batch, L time steps, C channels, P patch size, N = ceil(L / P) tokens, D model width, H heads, M width
+of hidden layers.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_1d_sin
 from diffusers.utils import BaseOutput
 from torch import nn
 
-EXPANSION = 4  # width of hidden layers over d_model
 NUM_AXES = 2  # x and y, of which the rest head says whether they move
 OVERLAP = 3  # patches that a token reads and writes: its own and one on either side
 
@@ -41,13 +41,13 @@ def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
 class PatchEmbedding(nn.Module):
     """Fold P steps into a token, and see the neighbouring patches through a small MLP."""
 
-    def __init__(self, patch_channels: int, d_model: int):
+    def __init__(self, patch_channels: int, d_model: int, mlp_ratio: int):
         super().__init__()
-        self.read = overlapping(patch_channels, EXPANSION * d_model)
-        self.proj = nn.Linear(EXPANSION * d_model, d_model)
+        self.read = overlapping(patch_channels, mlp_ratio * d_model)
+        self.proj = nn.Linear(mlp_ratio * d_model, d_model)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        hidden = self.read(patches.transpose(1, 2))  # (B, 4D, N)
+        hidden = self.read(patches.transpose(1, 2))  # (B, M, N)
         return self.proj(F.gelu(hidden.transpose(1, 2)))  # (B, N, D)
 
 
@@ -57,7 +57,7 @@ class AdaLNZeroBlock(nn.Module):
     Queries and keys are normalized (arXiv 2302.05442, section 2), which keeps attention calm at high learning rates.
     """
 
-    def __init__(self, d_model: int, nhead: int, dropout: float):
+    def __init__(self, d_model: int, nhead: int, mlp_ratio: int, dropout: float):
         super().__init__()
         self.nhead = nhead
         self.modulation = nn.Linear(d_model, 6 * d_model)
@@ -67,9 +67,9 @@ class AdaLNZeroBlock(nn.Module):
         self.proj = nn.Linear(d_model, d_model)
         self.norm2 = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
         self.mlp = nn.Sequential(
-            nn.Linear(d_model, EXPANSION * d_model),
+            nn.Linear(d_model, mlp_ratio * d_model),
             nn.GELU(),
-            nn.Linear(EXPANSION * d_model, d_model),
+            nn.Linear(mlp_ratio * d_model, d_model),
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -131,6 +131,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         rest_head: Whether it also says which steps move.
         input_timesteps: How many timesteps, from 0 up, hold less noise than the network errs by; there a network that predicts
             clean actions answers with its input. 0 for none.
+        mlp_ratio: M / D, of the hidden layers.
 
     Raises:
         ValueError: `d_model` is odd, or not divisible by `nhead`.
@@ -148,18 +149,19 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
         rest_head: bool = False,
         input_timesteps: int = 0,
+        mlp_ratio: int = 4,
     ):
         super().__init__()
         if d_model % nhead or d_model % 2:
             raise ValueError(f"d_model is {d_model}; it must be even and divisible by nhead, {nhead}")
         num_tokens = -(-seq_len // patch_size)
-        self.patch_in = PatchEmbedding(patch_size * in_channels, d_model)
+        self.patch_in = PatchEmbedding(patch_size * in_channels, d_model, mlp_ratio)
         # A table, not a parameter: it follows from the config, and is made again on loading.
         positions = get_1d_sincos_pos_embed_from_grid(d_model, torch.arange(num_tokens).double(), output_type="pt")
         self.register_buffer("positions", positions.float(), persistent=False)
         self.time_proj = Timesteps(d_model, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(d_model, d_model)
-        self.blocks = nn.ModuleList(AdaLNZeroBlock(d_model, nhead, dropout) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(AdaLNZeroBlock(d_model, nhead, mlp_ratio, dropout) for _ in range(num_layers))
         self.patch_out = PatchOutput(patch_size, in_channels, d_model, rest_head)
         self._init_weights()
 

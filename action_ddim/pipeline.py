@@ -66,7 +66,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             latents: The noise to start from, `(N, L, 3)`, instead of drawing it; `invert` finds that of given actions.
             known: Actions `(N, L, 3)` or `(L, 3)` in [0, 1]; what the mask leaves out is not looked at.
             mask: Boolean, of the shape of `known` or `(L, 3)`: entries that come back as they are, bit for bit; the rest is
-                generated to fit them (see `filling.Known.complete`), with an eta of 1 more closely where much is known.
+                generated to fit them (see `inpainting.Known.complete`), with an eta of 1 more closely where much is known.
                 `action_ddim.build_mask` makes masks from words.
             cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.

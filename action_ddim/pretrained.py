@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")  # of --device
 # What a finished model settles: the shape of its weights, and what they were trained to predict.
 MODEL_SETTINGS = (
-    *("d_model", "num_layers", "nhead", "patch_size", "seq_len"),
+    *("d_model", "num_layers", "nhead", "patch_size", "mlp_ratio", "seq_len"),
     *("prediction_type", "beta_schedule", "num_train_timesteps"),
 )
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -66,7 +66,7 @@ def model_settings(model: str, flag: str) -> dict[str, Any]:
         UserError: they cannot be read, or as `find_pipeline`.
     """
     folder = find_pipeline(model, flag)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"mlp_ratio": "4"}  # of models from before it was theirs to say
     try:
         for name in ("denoiser/config.json", "scheduler/scheduler_config.json"):
             found |= json.loads((folder / name).read_text(), parse_int=str)

@@ -19,8 +19,9 @@ from tests.conftest import TRAINER, one_line, rows, timeless
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 # The model of the fixture says these; no flag does.
-SHAPE = dict.fromkeys(("d_model", "num_layers", "nhead", "patch_size"))
-SETTLED = {"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "seq_len": 20, "num_train_timesteps": 100}
+SHAPE = dict.fromkeys(("d_model", "num_layers", "nhead", "patch_size", "mlp_ratio"))
+SHAPED = {"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "mlp_ratio": 4}
+SETTLED = {**SHAPED, "seq_len": 20, "num_train_timesteps": 100}
 
 
 @pytest.fixture

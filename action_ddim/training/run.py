@@ -195,6 +195,7 @@ def make_denoiser(config: TrainConfig, seq_len: int, scheduler: ExactDDIMSchedul
         seq_len=seq_len,
         dropout=config.dropout,
         rest_head=config.rest_weight > 0,
+        mlp_ratio=config.mlp_ratio,
         input_timesteps=count_clear_timesteps(scheduler) if config.prediction_type == "sample" else 0,
     )
 
