@@ -56,7 +56,7 @@ class TrainConfig:
     num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
     nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
     patch_size: int = _flag(
-        "time steps a token; fewer are finer, and slower in proportion", default=5, group="model", at_least=1
+        "time steps a token; fewer are finer, and slower in proportion", default=6, group="model", at_least=1
     )
     mlp_ratio: int = _flag("width of hidden layers, over --d_model", default=2, group="model", at_least=1)
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
@@ -80,10 +80,15 @@ class TrainConfig:
     )
     num_train_timesteps: int = _flag("diffusion timesteps in training", default=1000, group="diffusion", at_least=1)
     weighting_scheme: str = _flag(
-        "how often each timestep is trained on: those in the middle of the schedule most, or all alike",
+        "how often each timestep is trained on: those around --logit_mean most, or all alike",
         default="logit_normal",
         group="diffusion",
         choices=("logit_normal", "none"),
+    )
+    logit_mean: float = _flag(
+        "of logit_normal: above 0 timesteps of more noise are trained on more often",
+        default=0.35,
+        group="diffusion",
     )
     snr_gamma: float | None = _flag(
         "gamma of the min-SNR loss weight (5 is usual), in the place of --loss_balance",

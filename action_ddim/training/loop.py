@@ -299,7 +299,7 @@ def batch_loss(run: Run, actions: torch.Tensor, batch: int) -> torch.Tensor:
     key = (Stream.TRAINING, run.config.seed, run.accelerator.process_index, batch)
     generator = seeded_generator(*key, device=actions.device)
     sample = to_model_space(actions)
-    timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator, run.config.weighting_scheme)
+    timesteps = draw_timesteps(len(sample), run.config.num_train_timesteps, generator, **run.timestep_settings)
     noise = draw_noise(tuple(sample.shape), generator)
     return diffusion_loss(run.denoiser, run.pipeline.scheduler, sample, noise, timesteps, **run.loss_settings).mean()
 

@@ -12,13 +12,17 @@ PREDICTION_TYPES = ("sample", "epsilon", "v_prediction")
 
 
 def draw_timesteps(
-    num_sequences: int, num_train_timesteps: int, generator: torch.Generator, weighting_scheme: str = "none"
+    num_sequences: int,
+    num_train_timesteps: int,
+    generator: torch.Generator,
+    weighting_scheme: str = "none",
+    logit_mean: float = 0.0,
 ) -> torch.Tensor:
     """Draw one timestep a sequence `(N,)` in [0, T), together spread evenly over their distribution.
 
-    With `none` each is uniform. With `logit_normal` the logit of t / T is standard normal (arXiv 2403.03206, section 3.1) but
-    for a share that is uniform: the middle of the schedule, where most is decided, is learned most, and its ends, where paths
-    begin and end and a normal logit all but never comes, are learned too.
+    With `none` each is uniform. With `logit_normal` the logit of t / T is normal, of the mean `logit_mean` and deviation 1 (arXiv
+    2403.03206, section 3.1), but for a share that is uniform: the timesteps where most is decided are learned most, and the
+    ends, where paths begin and end and a normal logit all but never comes, are learned too.
 
     One draw in each of N strata of equal probability, in random order: the low-discrepancy sampler of VDM (arXiv
     2107.00630, appendix I.1), which lowers the variance of the gradient at no cost.
@@ -29,7 +33,7 @@ def draw_timesteps(
     if weighting_scheme == "logit_normal":
         normal = (position - UNIFORM_SHARE).clamp(min=0) / (1 - UNIFORM_SHARE)
         position = torch.where(
-            position < UNIFORM_SHARE, position / UNIFORM_SHARE, torch.special.ndtri(normal).sigmoid()
+            position < UNIFORM_SHARE, position / UNIFORM_SHARE, (logit_mean + torch.special.ndtri(normal)).sigmoid()
         )  # the normal's 0 and 1 stay what they are
     return (position * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 

@@ -5,10 +5,13 @@ orthogonal one, so that all its directions are learned at the same rate. In the 
 what takes AdamW twice as many.
 """
 
+from functools import partial
+
 import torch
 from pytorch_optimizer import Muon
 from pytorch_optimizer.optimizer.utils.matrix import zero_power_via_newton_schulz_5
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 ADAM_BETAS = (0.9, 0.99)  # the usual 0.999 remembers a quarter of a 4,000-update run
 ADAM_EPS = 1e-8
@@ -20,11 +23,16 @@ class SinglePrecisionMuon(Muon):
 
     @staticmethod
     def _orthogonalize(group: dict, updates: list[torch.Tensor]) -> list[torch.Tensor]:
-        steps, coefficients = group["ns_steps"], group["ns_coeffs"]
-        return [
-            zero_power_via_newton_schulz_5(update.flatten(1), steps, weights=coefficients, dtype=torch.float32)
-            for update in updates
-        ]
+        iterate = partial(
+            zero_power_via_newton_schulz_5, num_steps=group["ns_steps"], weights=group["ns_coeffs"], dtype=torch.float32
+        )
+        matrices = [update.flatten(1) for update in updates]
+        if isinstance(matrices[0], DTensor):  # under FSDP, each with its shares
+            return [iterate(matrix) for matrix in matrices]
+        # All are of one shape, but for which side is the longer: together they take two thirds of the time.
+        tall = [matrix.size(0) > matrix.size(1) for matrix in matrices]
+        wide = torch.stack([matrix.mT if is_tall else matrix for matrix, is_tall in zip(matrices, tall, strict=True)])
+        return [matrix.mT if is_tall else matrix for matrix, is_tall in zip(iterate(wide), tall, strict=True)]
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

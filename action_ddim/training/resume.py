@@ -26,7 +26,7 @@ from action_ddim.training.run_folder import read_metrics
 
 LATEST = "latest"
 # Of runs from before there was the flag, where that is not its default.
-BEFORE = {"rest_weight": 0.0, "optimizer": "adamw", "loss_balance": 0.0, "mlp_ratio": 4}
+BEFORE = {"rest_weight": 0.0, "optimizer": "adamw", "loss_balance": 0.0, "mlp_ratio": 4, "logit_mean": 0.0}
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 1 << 16  # of each data file: 1 MB, the whole of a small one
 
 

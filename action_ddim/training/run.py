@@ -67,12 +67,16 @@ class Run:
         return ReconstructionSettings(config.seed, config.recon_strength, config.recon_steps)
 
     @property
+    def timestep_settings(self) -> dict:
+        return {name: getattr(self.config, name) for name in ("weighting_scheme", "logit_mean")}
+
+    @property
     def loss_settings(self) -> dict:
         return {name: getattr(self.config, name) for name in ("snr_gamma", "loss_balance", "velocity_weight", "rest_weight")}
 
     @property
     def objective(self) -> dict:
-        return {"weighting_scheme": self.config.weighting_scheme, **self.loss_settings}
+        return {**self.timestep_settings, **self.loss_settings}
 
 
 def check_device(config: TrainConfig) -> None:

@@ -110,6 +110,7 @@ def validation_loss(
     *,
     seed: int,
     weighting_scheme: str = "none",
+    logit_mean: float = 0.0,
     denoiser: torch.nn.Module | None = None,
     **loss_settings,
 ) -> np.ndarray:
@@ -120,7 +121,7 @@ def validation_loss(
     Args:
         actions: `(N, L, 3)` in [0, 1].
         indices: `(N,)`, of each sequence in its data set.
-        weighting_scheme: Of `draw_timesteps`.
+        weighting_scheme, logit_mean: Of `draw_timesteps`.
         denoiser: By default that of the pipeline; `Untrained` for what there is to learn.
         loss_settings: `snr_gamma`, `loss_balance`, `velocity_weight` and `rest_weight` of `diffusion_loss`.
     """
@@ -128,7 +129,7 @@ def validation_loss(
     noise, timesteps = [], []
     for index in indices.tolist():
         generator = seeded_generator(Stream.VALIDATION_LOSS, seed, index)
-        timesteps.append(draw_timesteps(1, num_train_timesteps, generator, weighting_scheme))
+        timesteps.append(draw_timesteps(1, num_train_timesteps, generator, weighting_scheme, logit_mean))
         noise.append(draw_noise((1, *actions.shape[1:]), generator))
     device = pipeline.device
     sample = to_model_space(torch.as_tensor(actions, device=device))

@@ -325,6 +325,7 @@ def test_last_metrics_are_those_of_the_saved_pipeline(run, data):
     dataset, how = ActionDataset(data / "val"), ReconstructionSettings()
     objective = {
         "weighting_scheme": "logit_normal",
+        "logit_mean": 0.35,
         "snr_gamma": None,
         "loss_balance": 0.5,
         "velocity_weight": 5.0,

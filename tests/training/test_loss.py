@@ -183,14 +183,15 @@ def test_timestep_of_a_single_sequence_is_uniform():
     assert np.abs(np.bincount(first, minlength=10) - num_draws / 10).max() < five_sigma
 
 
-def test_logit_of_a_timestep_is_standard_normal_but_for_a_uniform_share():
+@pytest.mark.parametrize("mean", [0, 0.6])
+def test_logit_of_a_timestep_is_normal_but_for_a_uniform_share(mean):
     """The share below each timestep is that of the normal at its logit and of the uniform, within a stratum of each."""
     num_sequences, T = 4000, 1000
-    timesteps = draw_timesteps(num_sequences, T, torch.Generator().manual_seed(0), "logit_normal").numpy()
+    timesteps = draw_timesteps(num_sequences, T, torch.Generator().manual_seed(0), "logit_normal", mean).numpy()
     assert timesteps.min() >= 0
     assert timesteps.max() < T
     for edge in (20, 100, 500, 731, 950):
-        share = 0.7 * NormalDist().cdf(math.log(edge / (T - edge))) + 0.3 * edge / T
+        share = 0.7 * NormalDist(mean).cdf(math.log(edge / (T - edge))) + 0.3 * edge / T
         assert (timesteps < edge).mean() == pytest.approx(share, abs=2 / num_sequences)
 
 

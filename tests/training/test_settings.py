@@ -65,6 +65,7 @@ CASES = {
     "prediction_type": Case("epsilon", {"network", "scheduler", *LEARNED}),
     "beta_schedule": Case("linear", {"network", "scheduler", *NOISED}),
     "num_train_timesteps": Case(100, {"network", "scheduler", "timesteps", *NOISED}),
+    "logit_mean": Case(-1, {"timesteps", *NOISED}),
     "weighting_scheme": Case("none", {"timesteps", *NOISED}),
     "snr_gamma": Case(5, LEARNED),
     "loss_balance": Case(0, LEARNED),
