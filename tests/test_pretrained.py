@@ -77,7 +77,7 @@ def test_a_config_of_python_is_held_against_the_model_too(run, model):
     from action_ddim import TrainConfig, train
     from action_ddim.errors import UserError
 
-    folder = run(num_epochs=1)
+    folder = run(num_epochs=1, mlp_ratio=4)
     settings = json.loads((folder / "config.json").read_text())["settings"]
     with pytest.raises(UserError, match="--num_train_timesteps is 1000, but --init_from"):
         train(TrainConfig(**{**settings, "init_from": str(model), "seq_len": 20, "save_dir": str(folder.with_name("new"))}))

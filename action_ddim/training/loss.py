@@ -20,9 +20,9 @@ def draw_timesteps(
 ) -> torch.Tensor:
     """Draw one timestep a sequence `(N,)` in [0, T), together spread evenly over their distribution.
 
-    With `none` each is uniform. With `logit_normal` the logit of t / T is normal, of the mean `logit_mean` and deviation 1 (arXiv
-    2403.03206, section 3.1), but for a share that is uniform: the timesteps where most is decided are learned most, and the
-    ends, where paths begin and end and a normal logit all but never comes, are learned too.
+    With `none` each is uniform. With `logit_normal` the logit of t / T is normal, of the mean `logit_mean` and deviation 1
+    (arXiv 2403.03206, section 3.1), but for a share that is uniform: the timesteps where most is decided are learned most,
+    and the ends, where paths begin and end and a normal logit all but never comes, are learned too.
 
     One draw in each of N strata of equal probability, in random order: the low-discrepancy sampler of VDM (arXiv
     2107.00630, appendix I.1), which lowers the variance of the gradient at no cost.
