@@ -51,11 +51,10 @@ def validate(run: Run, indices: np.ndarray, interruption: Interruption) -> dict[
 
 
 def measure_realism(run: Run, interruption: Interruption) -> tuple[dict[str, float], dict[str, float]]:
-    """Draw actions with the averaged weights, from the same noise every time, and describe them and the validation's.
+    """Draw actions with the averaged weights, from the same noise every time, and set them beside those of the validation.
 
-    Every rank draws a share. A model that has diverged, and draws what is not finite, has no figures.
-
-    Returns: the figures of `realism.describe` and `realism.distances` by key, and what the real actions are like.
+    Returns the figures of `realism.describe` and `realism.distances` by key, and what the real actions are like. Every rank
+    draws a share. A model that has diverged, and draws what is not finite, has no figures.
 
     Raises:
         Interrupted: there is a reason to stop before one of the batches.
