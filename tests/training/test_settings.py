@@ -60,7 +60,7 @@ CASES = {
     "mlp_ratio": Case(3, {"network", "initial weights", *LEARNED}),
     "patch_size": Case(5, {"network", "initial weights", *LEARNED}),
     "dropout": Case(0.5, {"network", *LEARNED}, given=SEVERAL),
-    "init_from": Case("model", {"initial weights", *LEARNED}, given={"num_train_timesteps": 100}),
+    "init_from": Case("model", {"initial weights", *LEARNED}, given={"num_train_timesteps": 100, "mlp_ratio": 4}),
     # The network knows at how many timesteps, if it predicts the clean actions, its input is as good as they are.
     "prediction_type": Case("epsilon", {"network", "scheduler", *LEARNED}),
     "beta_schedule": Case("linear", {"network", "scheduler", *NOISED}),
