@@ -99,17 +99,18 @@ def plan(argv: list[str], prog: str | None) -> None:
     check_at_least(args, 0, "search_rounds", "refine_steps")
     if args.refine_steps > 20:
         raise UserError(f"--refine_steps is {args.refine_steps}; give at most 20")
+    if args.cost == "timing" and (args.guidance_scale or args.refine_steps):
+        raise UserError("--cost timing has no gradient; leave --guidance_scale and --refine_steps out, or add --search_rounds")
     values = _parameters(args)
     check_outputs(args)
     pipeline = load_pipeline(args.model, args.device)
     check_steps(args, pipeline, "num_inference_steps")
+    _check_times(args, pipeline.denoiser.config.seq_len)
     import torch
 
     from action_ddim.planning import costs, planner
 
     cost: Any = costs.COSTS[args.cost](**values)
-    if args.cost == "timing" and (args.guidance_scale or args.refine_steps):
-        raise UserError("--cost timing has no gradient; leave --guidance_scale and --refine_steps out, or add --search_rounds")
     planned = planner.plan(
         pipeline,
         cost,
@@ -162,3 +163,17 @@ def _parameters(args: argparse.Namespace) -> dict[str, Any]:
         if name in asked and (len(getattr(args, name)) < least or (name == "targets" and len(args.targets) > 2)):
             raise UserError(f"--{name} are {len(getattr(args, name))}; give {'two' if name == 'targets' else 'two or more'}")
     return {name: getattr(args, name) for name in asked}
+
+
+def _check_times(args: argparse.Namespace, seq_len: int) -> None:
+    """Hold the steps that are named against those of an action."""
+    if args.window is not None and not 0 <= args.window[0] <= args.window[1] < seq_len:
+        raise UserError(
+            f"--window is {args.window[0]} {args.window[1]}; give two steps of 0 to {seq_len - 1}, the earlier first"
+        )
+    if args.first is not None and not 0 <= args.first <= args.last < seq_len:
+        raise UserError(
+            f"--first {args.first} and --last {args.last} must be steps of 0 to {seq_len - 1}, the earlier the first of them"
+        )
+    if args.duration is not None and not 2 <= args.duration <= seq_len:
+        raise UserError(f"--duration is {args.duration}; give 2 to {seq_len} steps, the length of an action")

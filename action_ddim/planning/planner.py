@@ -106,10 +106,8 @@ def plan(
     Raises:
         ValueError: an argument is out of its range or does not fit.
     """
-    _check_at_least(1, num_tasks=num_tasks, num_candidates=num_candidates)
-    _check_at_least(0, search_rounds=search_rounds, refine_steps=refine_steps)
-    if refine_steps > MOST_REFINE_STEPS:
-        raise ValueError(f"refine_steps is {refine_steps}; give at most {MOST_REFINE_STEPS}, or more candidates")
+    _check(num_tasks=(num_tasks, 1), num_candidates=(num_candidates, 1), search_rounds=(search_rounds, 0))
+    _check(refine_steps=(refine_steps, 0, MOST_REFINE_STEPS))
     started = time.perf_counter()
     given = _given(pipeline, cost, num_tasks, num_candidates, inpaint, known, mask, generator)
     drafting = Drafting(pipeline, CountedCost(cost, num_tasks), num_inference_steps, search_strength, guidance_scale, generator)
@@ -119,29 +117,23 @@ def plan(
         begin = np.asarray(warm_start, np.float32).reshape(num_tasks, -1, NUM_CHANNELS)
         drafts = drafting.varied(begin.repeat(num_candidates, axis=0), given)
     for _ in range(search_rounds):
-        parents = drafts.best(-(-num_candidates // ELITE)).repeated(num_candidates)
-        drafts = drafts.joined(drafting.varied(parents.actions, parents.given)).best(num_candidates)
+        drafts = drafting.searched(drafts)
     drafts = drafts.best(num_candidates)
     candidates = drafts.actions.reshape(num_tasks, num_candidates, *drafts.actions.shape[1:])
     actions, costs = candidates[:, 0], drafts.costs[:, 0]
     if refine_steps:
         actions, costs = _refined(drafts.best(1), drafting.cost, refine_steps)
-    return ActionPlan(
-        actions=actions,
-        costs=costs,
-        candidates=candidates,
-        candidate_costs=drafts.costs,
-        cost_evaluations=drafting.cost.evaluations,
-        gradient_evaluations=drafting.cost.gradients,
-        denoiser_calls=drafting.denoiser_calls,
-        seconds=time.perf_counter() - started,
-    )
+    spent = drafting.cost.evaluations, drafting.cost.gradients, drafting.denoiser_calls, time.perf_counter() - started
+    return ActionPlan(actions, costs, candidates, drafts.costs, *spent)
 
 
-def _check_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
+def _check(**values: tuple[int, ...]) -> None:
+    """Hold each value against its least, and its most if there is one."""
+    for name, (value, least, *most) in values.items():
         if value < least:
             raise ValueError(f"{name} is {value}; give at least {least}")
+        if most and value > most[0]:
+            raise ValueError(f"{name} is {value}; give at most {most[0]}")
 
 
 class Drafts(NamedTuple):
@@ -197,6 +189,12 @@ class Drafting:
         made = self.pipeline.reconstruct(actions, self.strength, self.num_inference_steps, **self._options(given))
         return self._judged(made, len(self.pipeline.timesteps_below(self.strength, self.num_inference_steps)), given)
 
+    def searched(self, drafts: Drafts) -> Drafts:
+        """Vary the best of the drafts, and return the best of old and new, as many as there were."""
+        count = drafts.costs.shape[1]
+        parents = drafts.best(-(-count // ELITE)).repeated(count)
+        return drafts.joined(self.varied(parents.actions, parents.given)).best(count)
+
     def _options(self, given: Gestures | None) -> dict[str, Any]:
         guiding = {"cost": self.cost if self.guidance_scale else None, "guidance_scale": self.guidance_scale}
         return {**guiding, **(given._asdict() if given else {}), "generator": self.generator, "return_dict": False}
@@ -221,7 +219,7 @@ def _given(
     if known is not None and mask is not None:
         shape = (num_tasks, num_candidates, pipeline.denoiser.config.seq_len, NUM_CHANNELS)
         parts = [values[None] if values.ndim == 2 else values for values in map(np.asarray, (known, mask))]
-        return Gestures(*(np.broadcast_to(part[:, None], shape).reshape(-1, *shape[2:]) for part in parts))
+        return Gestures(*(np.broadcast_to(part[:, None], shape).reshape(-1, *shape[2:]).copy() for part in parts))
     if known is not None or mask is not None:
         raise ValueError("known and mask go together; give both, or neither")
     if not (inpaint and hasattr(cost, "gestures")):

@@ -36,7 +36,7 @@ def _window(num: int, seq_len: int, generator: torch.Generator) -> torch.Tensor:
 
 def _press(num: int, seq_len: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the first and the last step of presses, `(T, 1)` each."""
-    duration = torch.randint(seq_len // 25, seq_len // 4, (num, 1), generator=generator)
+    duration = torch.randint(max(2, seq_len // 25), seq_len // 4, (num, 1), generator=generator)
     first = (torch.rand(num, 1, generator=generator) * (seq_len - duration)).long()
     return first, first + duration - 1
 
