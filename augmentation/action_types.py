@@ -56,8 +56,7 @@ def long_press(canvas: Canvas, rng: np.random.Generator, shortest: int, longest:
 def double_click(canvas: Canvas, rng: np.random.Generator, shortest: int, longest: int) -> Plan:
     """Two presses at one place, about as long as each other, and between them a gap of a fifth to a half of the whole."""
     onset, duration = canvas.times(rng, shortest, longest)
-    gap = np.maximum(1, np.round(rng.uniform(0.2, 0.5, canvas.count) * duration)).astype(int)
-    gap = np.minimum(gap, duration - 2)
+    gap = np.clip(np.round(rng.uniform(0.2, 0.5, canvas.count) * duration), 1, duration - 2).astype(int)
     first = np.clip(np.round(rng.uniform(0.4, 0.6, canvas.count) * (duration - gap)).astype(int), 1, duration - gap - 1)
     presses = np.stack([onset, onset + first + gap], axis=1), np.stack([first, duration - gap - first], axis=1)
     return Plan(*presses, make_strokes(canvas.places(rng), *np.zeros((3, canvas.count, 1))))

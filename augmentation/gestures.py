@@ -18,7 +18,7 @@ from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.data.writer import write_dataset
 from action_ddim.errors import UserError
 from augmentation.action_types import MAX_PLACE, MIN_PLACE, PLANS, Canvas, Plan
-from augmentation.strokes import RATE_HZ, humanize, make_strokes, trace, tremor
+from augmentation.strokes import RATE_HZ, humanize, make_strokes, minimum_jerk_progress, trace, tremor
 
 STRAIGHT = ("mixed", "click", "swipe")
 ACTION_TYPES = (*STRAIGHT, *PLANS)
@@ -161,7 +161,7 @@ def render_gestures(gestures: Gestures, sequence_length: int, idle: str = "hold"
     since_onset = np.arange(sequence_length, dtype=np.float32) - onset  # (N, L)
     press = (since_onset >= 0) & (since_onset < duration)
     tau = np.clip(since_onset / np.maximum(duration - 1, 1), 0, 1)  # 0 on the first pressed step, 1 on the last
-    progress = tau**3 * (10 + tau * (6 * tau - 15))
+    progress = minimum_jerk_progress(tau)
     actions = np.empty((*press.shape, 3), dtype=np.float32)
     for axis in range(2):
         start = gestures.start[:, axis, None].astype(np.float32)

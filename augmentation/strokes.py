@@ -73,11 +73,9 @@ def progress(strokes: Strokes, stroke: int, length: int) -> np.ndarray:
     made = (time >= 1).astype(np.float64)
     row, step = np.nonzero((time > 0) & (time < 1))
     time, cut, sigma = time[row, step], cut[row, 0], sigma[row, 0]
-    share = np.empty(len(row))
     hand = sigma > 0
-    share[~hand] = minimum_jerk_progress(time * cut)[~hand] / minimum_jerk_progress(cut)[~hand]
-    time, cut, sigma = time[hand], cut[hand], sigma[hand]
-    share[hand] = lognormal_progress(time * cut, sigma) / lognormal_progress(cut, sigma)
+    share = minimum_jerk_progress(time * cut) / minimum_jerk_progress(cut)
+    share[hand] = lognormal_progress((time * cut)[hand], sigma[hand]) / lognormal_progress(cut[hand], sigma[hand])
     made[row, step] = share
     return made
 

@@ -27,9 +27,11 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--num_sequences", type=int, default=default.num_sequences, help="how many to write")
     help_text = "one or several; mixed: 27%% clicks, the rest swipes"
     add("--action_type", nargs="+", choices=ACTION_TYPES, default=default.action_type, help=help_text)
-    add("--weights", nargs="+", type=float, help="shares of several action types, in any unit; by default all the same")
+    help_text = "shares of several action types, in any unit; by default all the same"
+    add("--weights", nargs="+", type=float, default=argparse.SUPPRESS, help=help_text)
     add("--human", action="store_true", help="as a hand does it: strokes bend, are corrected, and tremble")
-    add("--screen", type=_screen, metavar="WxH", help="size of the screen, whose pixels places are rounded to")
+    help_text = "size of the screen, to whose pixels places are rounded; by default it has none, and is square"
+    add("--screen", type=_screen, metavar="WxH", default=argparse.SUPPRESS, help=help_text)
     add("--min_delta_t_pct", type=float, default=default.min_delta_t_pct, help="shortest press, fraction of the length")
     add("--max_delta_t_pct", type=float, default=default.max_delta_t_pct, help="longest press, fraction of the length")
     add("--sequence_length", type=int, default=default.sequence_length, help="time steps a sequence")

@@ -1,5 +1,7 @@
 """Transforms against arrays worked by hand and closed forms, and what all of them keep."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,11 @@ def test_scale_and_shift_go_no_further_than_the_screen():
     torch.testing.assert_close(change(corner, "shift", **{"4": 1 - 1e-7}), actions((0.95, 0.5, 1), (1, 0.5, 1)))
     edge = actions((0.5, 0.25, 1), (1, 0.75, 1))
     assert torch.equal(change(edge, "scale", **{"3": 0.99}), edge)
+    boxes = torch.rand(20_000, 2, 3, generator=torch.Generator().manual_seed(0))
+    boxes[..., 2] = 1
+    for number, value in itertools.product("345", (0, 1 - 2**-24)):  # where rounding would go over the edge
+        places = change(boxes, "scale", "shift", **{number: value})[..., :2]
+        assert 0 <= places.min() < places.max() <= 1, (number, value)
     large = change(actions((0.4, 0.45, 1), (0.6, 0.55, 1)), "scale", **{"3": 1 - 1e-7})
     torch.testing.assert_close(large, actions((0.375, 0.4375, 1), (0.625, 0.5625, 1)))
 
