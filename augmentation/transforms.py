@@ -103,14 +103,11 @@ def warped(channels: "torch.Tensor", slow: "torch.Tensor", wave: "torch.Tensor")
     last = channels.shape[2] - 1
     straight, first, second = time_tables(last, channels.device)
     source = (straight + last * MAX_WARP * ((slow - 0.5) * first + (wave - 0.5) * second)).clamp(0, last)  # (N, L)
-    before = source.floor()
-
-    def at(steps: "torch.Tensor") -> "torch.Tensor":
-        return channels.gather(2, steps.long().expand_as(channels))
-
-    left, right, nearest = at(before), at((before + 1).clamp(max=last)), at(source.round())
-    between = (left + (source - before) * (right - left)).clamp(0, 1)
-    new = between.where(left[2] == right[2], nearest)
+    before = source.long()
+    left, right = (channels.gather(2, steps.expand_as(channels)) for steps in (before, (before + 1).clamp(max=last)))
+    part = source - before
+    between = (left + part * (right - left)).clamp(0, 1)
+    new = between.where(left[2] == right[2], left.where(part < 0.5, right))
     old_edges, new_edges = ((press[:, 1:] != press[:, :-1]).sum(dim=1, keepdim=True) for press in (channels[2], new[2]))
     return new.where(old_edges == new_edges, channels)
 
