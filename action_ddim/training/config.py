@@ -58,9 +58,9 @@ class TrainConfig:
     num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
     nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
     patch_size: int = _flag(
-        "time steps a token; fewer are finer, and slower in proportion", default=6, group="model", at_least=1
+        "time steps a token; fewer are finer, and slower in proportion", default=5, group="model", at_least=1
     )
-    mlp_ratio: int = _flag("width of hidden layers, over --d_model", default=2, group="model", at_least=1)
+    mlp_ratio: int = _flag("width of hidden layers, over --d_model", default=3, group="model", at_least=1)
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
     init_from: str | None = _flag(
         "pipeline folder, or its Hub id ORG/NAME, whose weights to start from; settings that shape the model come from there",

@@ -57,8 +57,8 @@ CASES = {
     "d_model": Case(32, {"network", "initial weights", "learning rates", *LEARNED}),
     "num_layers": Case(2, {"network", "initial weights", *LEARNED}),
     "nhead": Case(4, {"network", "initial weights", *LEARNED}, given=SEVERAL),
-    "mlp_ratio": Case(3, {"network", "initial weights", *LEARNED}),
-    "patch_size": Case(5, {"network", "initial weights", *LEARNED}),
+    "mlp_ratio": Case(2, {"network", "initial weights", *LEARNED}),
+    "patch_size": Case(6, {"network", "initial weights", *LEARNED}),
     "dropout": Case(0.5, {"network", *LEARNED}, given=SEVERAL),
     "init_from": Case("model", {"initial weights", *LEARNED}, given={"num_train_timesteps": 100, "mlp_ratio": 4}),
     # The network knows at how many timesteps, if it predicts the clean actions, its input is as good as they are.
