@@ -77,6 +77,7 @@ generate = _door(data.generate, tidy=False)
 VERBS = {
     "train": train,
     "generate": generate,
+    "inspect": _door(data.inspect),
     "evaluate": _door(model.evaluate),
     "sample": _door(model.sample),
     "reconstruct": _door(model.reconstruct),

@@ -37,7 +37,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
     args = parser.parse_args(argv)
     _check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
-    from action_ddim.evaluation.report import HTML_NAME, JSON_NAME
+    from action_ddim.evaluation.page import HTML_NAME, JSON_NAME
 
     if args.out:
         for name in (JSON_NAME, HTML_NAME):
