@@ -1,4 +1,4 @@
-"""The verbs for data: `generate` and `inspect`."""
+"""The verbs for data: `generate`, `inspect` and `push-data`."""
 
 import argparse
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.cli.inputs import OneLineParser
-from action_ddim.cli.outputs import check_output
+from action_ddim.cli.outputs import check_new_folder, check_output
 from action_ddim.errors import UserError
 from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_gestures
 
@@ -74,3 +74,33 @@ def inspect(argv: list[str], prog: str | None) -> None:
     if args.out:
         write_data_report(args.out, found, [picture for one in found for picture in pictures(one, args.num, args.seed)])
         print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
+
+
+def push_data(argv: list[str], prog: str | None) -> None:
+    """Upload data to the Hugging Face Hub."""
+    parser = OneLineParser(prog=prog, description=push_data.__doc__)
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="folder of *_actions.npy, or one with such folders: train, val, test")
+    add("name", metavar="ORG/NAME", help="its name on the Hub")
+    add("--private", action="store_true", help="for you and ORG alone, where it is not there yet")
+    add("--seq_len", type=int, help="steps a sequence; by default what dataset.json says, else 250")
+    add("--out", type=Path, help="folder to write it to instead, made if missing; one that is empty otherwise")
+    args = parser.parse_args(argv)
+    from action_ddim.data.hub_dataset import check_upload, open_splits, upload, write_layout
+    from action_ddim.evaluation.dataset_card import dataset_card
+
+    if args.out is None:
+        check_upload(args.name)
+    else:
+        check_new_folder("--out", args.out)
+    splits = open_splits(args.folder, args.seq_len)
+    card = dataset_card(args.name, splits)
+    counted = " and ".join(f"{len(data)} sequences ({split})" for split, data in splits.items())
+    try:
+        if args.out is None:
+            print(f"{counted} are at {upload(splits, card, args.name, private=args.private)}")
+        else:
+            write_layout(splits, card, args.out)
+            print(f"{counted} are in {args.out}; --dataset_name {args.out} trains on them")
+    except OSError as error:
+        raise UserError(f"--out {args.out or 'in TMPDIR'} cannot be written: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, threshold_press
 from action_ddim.cli.inputs import OneLineParser, check_actions, open_data
-from action_ddim.cli.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.cli.outputs import check_new_folder, check_output, check_writable, write_actions, write_plot
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES, load_pipeline
 
@@ -180,11 +180,7 @@ def export(argv: list[str], prog: str | None) -> None:
     _add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
     args = parser.parse_args(argv)
-    if args.out.is_dir() and any(args.out.iterdir()):
-        raise UserError(f"--out {args.out} is not empty; name a new folder")
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file; name a folder")
-    check_writable("--out", args.out)
+    check_new_folder("--out", args.out)
     pipeline = load_pipeline(args.model, "cpu")
     try:
         pipeline.export(args.out)
