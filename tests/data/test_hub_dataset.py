@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
 import datasets
 import huggingface_hub
@@ -19,6 +21,7 @@ from action_ddim.data.dataset import ActionDataset
 from action_ddim.data.hub_dataset import fetch_dataset
 from action_ddim.errors import UserError
 from tests.conftest import SEQ_LEN, one_line, timeless
+from tests.data.hub_server import COMMIT, NAME, HubServer
 
 FROM_HUB = {"data_dir": None, "val_data_dir": None}
 
@@ -214,6 +217,39 @@ def test_without_a_network_the_flag_and_the_remedy_are_named_and_what_was_fetche
     assert f"read as it was fetched before, {cache}/someone--strokes/default/c0ffee" in capsys.readouterr().err
     assert train_verb(flags(dataset_name="no name", **FROM_HUB)) == 2
     one_line(capsys, "--dataset_name no name is neither a folder nor a name on the Hub; give ORG/NAME")
+
+
+FETCH = """
+import sys
+from action_ddim.data.hub_dataset import fetch_dataset
+from action_ddim.errors import UserError
+for name in sys.argv[1:]:
+    try:
+        print(fetch_dataset(name))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_fetch_from_the_hub_once(data, layout, python, tmp_path, cache):
+    """The client of the Hub as it is, in processes of its own, beside a server on this machine."""
+    with HubServer(layout) as server, ThreadPoolExecutor() as pool:
+        Thread(target=server.serve_forever, daemon=True).start()
+        home = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf")}
+        words = ("-c", FETCH, NAME, "someone/else")
+        results = [future.result() for future in [pool.submit(python, *words, **home) for _ in range(2)]]
+        server.shutdown()
+    folder = cache / "someone--strokes" / "default" / COMMIT
+    for result in results:
+        assert result.returncode == 0, result.stderr
+        fetched, refused = result.stdout.splitlines()
+        assert fetched == str(folder)
+        assert refused.startswith("--dataset_name someone/else is no folder here, and the Hub does not give it (404")
+    for split in ("train", "val"):
+        assert same_bits(everything(folder / split), everything(data / split))
+        assert (folder / split / "dataset.json").read_bytes() == (data / split / "dataset.json").read_bytes()
+    assert server.asked.count(f"GET /datasets/{NAME}/resolve/{COMMIT}/README.md") == 1
 
 
 def test_without_its_package_it_is_named(layout, flags, monkeypatch, data, tmp_path, capsys):
