@@ -48,11 +48,8 @@ def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
     if "config" in given:
         path = given.pop("config")
         settings = _parse_settings(parser, read_settings(path), f"--config {path}")
-        for one, others in (
-            ("data_dir", ("dataset_name", "dataset_config_name")),
-            ("dataset_name", ("data_dir", "val_data_dir")),
-        ):
-            if one in given:  # other data than the file's takes its place, however that was named
+        for flag, others in OTHER_DATA.items():
+            if flag in given:
                 settings = {name: value for name, value in settings.items() if name not in others}
         given = {**settings, **given}
     if "init_from" in given:

@@ -64,14 +64,11 @@ def find_suspicious(actions: np.ndarray) -> dict[str, np.ndarray]:
     xy, pressed = actions[..., :PRESS], actions[..., PRESS] > PRESS_THRESHOLD
     moved = moves(actions)  # (N, L - 1, 2)
     changes = pressed[:, 1:] != pressed[:, :-1]
-    # Between touches a touch screen may say 0, 0 (`--idle zero` of the generator), and goes there and back in a step.
-    away = (xy == 0).all(axis=-1)
-    jumps = _jumps(actions) & ~changes & ~(away[:, 1:] | away[:, :-1])
     at_edge = ((xy == 0) | (xy == 1))[:, 1:] & (xy[:, 1:] == xy[:, :-1])
     along_edge = (at_edge & moved[..., ::-1]).any(axis=-1)
     return {
         "constant": ~moved.any(axis=(1, 2)) & ~changes.any(axis=1),
-        "jump": jumps.any(axis=1),
+        "jump": (_jumps(actions) & ~changes).any(axis=1),  # a finger comes down anywhere
         "never still": moved.any(axis=-1).all(axis=1),
         "coarse grid": _on_coarse_grid(xy, moved),
         "press flicker": (changes[:, 1:] & changes[:, :-1]).any(axis=1),
