@@ -16,6 +16,7 @@ _PUBLIC = {
     "TrainConfig": "action_ddim.training.config",
     "train": "action_ddim.training.loop",
     "build_mask": "action_ddim.inpainting",
+    "plan": "action_ddim.planning.planner",
     "plot_samples": "action_ddim.evaluation.plots",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 
 NUM_AXES = 2  # x and y, of which the rest head says whether they move
+MAX_EXPLICIT_TOKENS = 96  # up to which attention written out is faster to train on a CPU
 OVERLAP = 3  # patches that a token reads and writes: its own and one on either side
 
 
@@ -33,9 +34,23 @@ class ActionTransformer1DOutput(BaseOutput):
     move_logits: torch.Tensor | None = None
 
 
-def overlapping(in_channels: int, out_channels: int) -> nn.Conv1d:
-    """Return a map of each patch and its neighbours; at the ends, where zeros would bend strokes, it is its own neighbour."""
-    return nn.Conv1d(in_channels, out_channels, OVERLAP, padding=OVERLAP // 2, padding_mode="replicate")
+class OverlappingLinear(nn.Conv1d):
+    """A linear map of each token and its two neighbours; at the ends, where zeros would bend strokes, it is its own neighbour.
+
+    A convolution over tokens, computed as one matrix product, `(B, N, C)` to `(B, N, out)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, OVERLAP)
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return F.linear(windows, self.weight.flatten(1), self.bias)
+
+
+def with_neighbours(x: torch.Tensor) -> torch.Tensor:
+    """Return each token `(B, N, C)` with its neighbours, `(B, N, C * OVERLAP)`, as `OverlappingLinear` reads them."""
+    padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+    return padded.unfold(1, OVERLAP, 1).flatten(2)
 
 
 class PatchEmbedding(nn.Module):
@@ -43,12 +58,20 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, patch_channels: int, d_model: int, mlp_ratio: int):
         super().__init__()
-        self.read = overlapping(patch_channels, mlp_ratio * d_model)
+        self.read = OverlappingLinear(patch_channels, mlp_ratio * d_model)
         self.proj = nn.Linear(mlp_ratio * d_model, d_model)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        hidden = self.read(patches.transpose(1, 2))  # (B, M, N)
-        return self.proj(F.gelu(hidden.transpose(1, 2)))  # (B, N, D)
+        hidden = self.read(with_neighbours(patches))  # (B, N, M)
+        return self.proj(F.gelu(hidden))  # (B, N, D)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the scaled dot product attention of queries, keys and values, each `(B, H, N, D/H)`."""
+    if q.requires_grad and q.device.type == "cpu" and q.shape[2] <= MAX_EXPLICIT_TOKENS:
+        # The gradient of torch's own takes twice as long there, on several threads three times.
+        return (q / q.shape[3] ** 0.5 @ k.mT).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class AdaLNZeroBlock(nn.Module):
@@ -82,10 +105,9 @@ class AdaLNZeroBlock(nn.Module):
         return torch.addcmul(x, gate2, self.dropout(h))
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.nhead, -1))  # (B, N, 3, H, D/H)
-        q, k = self.qk_norm(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)  # each (B, H, N, D/H)
-        v = qkv[:, :, 2].transpose(1, 2)
-        x = F.scaled_dot_product_attention(q, k, v)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.nhead, -1)).unbind(2)  # each (B, N, H, D/H)
+        q, k = self.qk_norm(q), self.qk_norm(k)
+        x = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, H, N, D/H)
         return self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
@@ -99,21 +121,21 @@ class PatchOutput(nn.Module):
         super().__init__()
         self.modulation = nn.Linear(d_model, 2 * d_model)
         self.norm = nn.LayerNorm(d_model, eps=1e-6, elementwise_affine=False)
-        self.write = overlapping(d_model, patch_size * in_channels)
+        self.write = OverlappingLinear(d_model, patch_size * in_channels)
         self.input_gate = nn.Linear(d_model, in_channels)
-        self.write_moves = overlapping(d_model, patch_size * NUM_AXES) if rest_head else None
+        self.write_moves = OverlappingLinear(d_model, patch_size * NUM_AXES) if rest_head else None
 
     def forward(
         self, x: torch.Tensor, condition: torch.Tensor, sample: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         B, L, C = sample.shape
         shift, scale = self.modulation(condition).unsqueeze(1).chunk(2, dim=-1)
-        x = torch.addcmul(shift, self.norm(x), 1 + scale).transpose(1, 2)  # (B, D, N)
-        steps = self.write(x).transpose(1, 2).reshape(B, -1, C)[:, :L]  # (B, L, C), without the padding
+        windows = with_neighbours(torch.addcmul(shift, self.norm(x), 1 + scale))
+        steps = self.write(windows).reshape(B, -1, C)[:, :L]  # (B, L, C), without the padding
         output = torch.addcmul(steps, self.input_gate(condition).unsqueeze(1), sample)
         if self.write_moves is None:
             return output, None
-        moves = self.write_moves(x).transpose(1, 2).reshape(B, -1, NUM_AXES)  # one a step, of the motion that leads to it
+        moves = self.write_moves(windows).reshape(B, -1, NUM_AXES)  # one a step, of the motion that leads to it
         return output, moves[:, 1:L]  # (B, L - 1, 2)
 
 

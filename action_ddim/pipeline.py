@@ -103,6 +103,10 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         strength: float = 0.5,
         num_inference_steps: int = 10,
         generator: Generators = None,
+        known: Values | None = None,
+        mask: Values | None = None,
+        cost: Cost | None = None,
+        guidance_scale: float = 1.0,
         output_type: str = "np",
         return_dict: bool = True,
     ) -> ActionPipelineOutput | tuple:
@@ -112,17 +116,21 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             actions: `(N, L, 3)` in [0, 1].
             strength: How far up the schedule to go, in (0, 1]; at 1 nothing of the actions is left.
             num_inference_steps: DDIM steps over the whole schedule; `strength` of them are taken, at least one.
-            generator, output_type: As in `__call__`.
+            generator, known, mask, cost, guidance_scale, output_type: As in `__call__`.
 
         Raises:
-            ValueError: an argument is out of its range, or the actions or generators do not fit.
+            ValueError: an argument is out of its range, or the actions, known actions, mask or generators do not fit.
         """
         self._check(output_type=output_type)
+        given, cost = self._known(known, mask), cost if guidance_scale else None
+        if given is not None and len(given.actions) not in (1, len(actions)):
+            raise ValueError(f"{len(given.actions)} known actions were given for {len(actions)} sequences")
         sample = to_model_space(self._to_device(actions, "actions"))
         scheduler = self._scheduler_below(strength, num_inference_steps)
         noise = self._draw_noise(tuple(sample.shape), generator)
         noisy = scheduler.add_noise(sample, noise, scheduler.timesteps[:1].expand(len(sample)))
-        return self._output(*self._denoise(noisy, scheduler, generator=generator), output_type, return_dict)
+        denoised = self._denoise(noisy, scheduler, 0.0, generator, given, cost, guidance_scale)
+        return self._output(*denoised, output_type, return_dict, given)
 
     @torch.no_grad()
     def denoise(

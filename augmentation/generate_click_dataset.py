@@ -1,4 +1,4 @@
-"""Write synthetic clicks and swipes: `python -m augmentation.generate_click_dataset --output_dir D`."""
+"""Write synthetic gestures: `python -m augmentation.generate_click_dataset --output_dir D`."""
 
 import sys
 

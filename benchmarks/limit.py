@@ -124,7 +124,7 @@ def posterior_mean(noised: np.ndarray, sigma: float, config: GestureConfig, timi
     log_press = timings.press @ ((2 * noised[..., 2].T - 1) / (2 * sigma**2))  # (P, B)
     base = timings.log_prior[:, None] + log_press
     joint = []
-    for (x_moves, y_moves), weight in zip(KINDS, KIND_WEIGHTS[config.action_type], strict=True):
+    for (x_moves, y_moves), weight in zip(KINDS, KIND_WEIGHTS[config.types[0]], strict=True):
         log_weight = np.log(weight) if weight else -np.inf
         joint.append(base + log_weight + fits[0][x_moves].log_evidence + fits[1][y_moves].log_evidence)
     log_joint = np.stack(joint)  # (kinds, P, B)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from action_ddim import ActionTransformer1DModel
+from action_ddim.denoiser import MAX_EXPLICIT_TOKENS, OverlappingLinear, attention, with_neighbours
 
 
 def awake(**config) -> ActionTransformer1DModel:
@@ -65,6 +66,27 @@ def test_patches_read_and_write_their_neighbours():
     model(sample, 7).sample[0, 12:16].sum().backward()
     touched = sample.grad[0].abs().sum(dim=1) > 0
     assert touched.tolist() == [4 <= step < 24 for step in range(28)]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 7])
+def test_overlapping_layer_is_torchs_convolution(num_tokens):
+    layer, tokens = OverlappingLinear(5, 6), torch.randn(2, num_tokens, 5)
+    convolution = torch.nn.Conv1d(5, 6, 3, padding=1, padding_mode="replicate")
+    convolution.load_state_dict(layer.state_dict())
+    expected = convolution(tokens.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(layer(with_neighbours(tokens)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_tokens", [3, MAX_EXPLICIT_TOKENS, MAX_EXPLICIT_TOKENS + 1])
+def test_attention_and_its_gradient_are_those_of_torch(num_tokens):
+    ours = [torch.randn(2, 4, num_tokens, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    theirs = [values.detach().clone().requires_grad_() for values in ours]
+    attended = attention(*ours), torch.nn.functional.scaled_dot_product_attention(*theirs)
+    torch.testing.assert_close(*attended)
+    for output in attended:
+        output.square().sum().backward()
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our.grad, their.grad)
 
 
 def test_every_step_sees_every_step():

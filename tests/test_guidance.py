@@ -120,3 +120,12 @@ def test_nothing_is_guided_where_next_to_no_signal_is_left():
 def test_cost_that_cannot_guide_is_named(cost, message):
     with pytest.raises(ValueError, match=message):
         gaussian.make_pipeline()(2, cost=cost)
+
+
+def test_reconstruction_is_guided_as_a_draw_is():
+    pipeline, actions = gaussian.make_pipeline(), gaussian.draw_actions(50)
+    plain, guided = (
+        pipeline.reconstruct(actions, 0.5, 10, seeded(), cost=end_right, guidance_scale=scale).actions for scale in (0.0, 100.0)
+    )
+    np.testing.assert_array_equal(plain, pipeline.reconstruct(actions, 0.5, 10, seeded()).actions)
+    assert guided[:, -1, 0].mean() > plain[:, -1, 0].mean() + 0.05

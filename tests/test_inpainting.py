@@ -216,3 +216,12 @@ def test_words_say_what_is_known(words, expected):
 def test_words_that_fit_no_action_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
         build_mask(4, **words)
+
+
+def test_reconstruction_keeps_what_is_known(pipeline):
+    actions, known = draw_known(3), draw_known(1)[0]
+    mask = build_mask(SEQ_LEN, start=True, waypoints=[7], press=True)
+    filled = pipeline.reconstruct(actions, 0.5, 4, seeded(), known=known, mask=mask).actions
+    assert (filled[:, mask] == known[mask]).all()
+    with pytest.raises(ValueError, match="2 known actions were given for 3"):
+        pipeline.reconstruct(actions, 0.5, 4, seeded(), known=known[None].repeat(2, 0), mask=mask)

@@ -12,7 +12,7 @@ from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write
 
 
 def generate(argv: list[str], prog: str | None) -> None:
-    """Write synthetic clicks and swipes."""
+    """Write synthetic gestures."""
     arguments = vars(_generate_parser(prog).parse_args(argv))
     writing = {name: arguments.pop(name) for name in ("output_dir", "sequences_per_file", "overwrite")}
     config = GestureConfig(**arguments)
@@ -24,13 +24,19 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     default = GestureConfig()
     parser = OneLineParser(
         prog=prog,
-        description="Write synthetic clicks and swipes.",
+        description="Write synthetic gestures: clicks, swipes, drags and others.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--output_dir", required=True, default=argparse.SUPPRESS, help="folder to write, made if missing")
     add("--num_sequences", type=int, default=default.num_sequences, help="how many to write")
-    add("--action_type", choices=ACTION_TYPES, default=default.action_type, help="mixed: 27%% clicks, the rest swipes")
+    help_text = "one or several; mixed: 27%% clicks, the rest swipes"
+    add("--action_type", nargs="+", choices=ACTION_TYPES, default=default.action_type, help=help_text)
+    help_text = "shares of several action types, in any unit; by default all the same"
+    add("--weights", nargs="+", type=float, default=argparse.SUPPRESS, help=help_text)
+    add("--human", action="store_true", help="as a hand does it: strokes bend, are corrected, and tremble")
+    help_text = "size of the screen, to whose pixels places are rounded; by default it has none, and is square"
+    add("--screen", type=_screen, metavar="WxH", default=argparse.SUPPRESS, help=help_text)
     add("--min_delta_t_pct", type=float, default=default.min_delta_t_pct, help="shortest press, fraction of the length")
     add("--max_delta_t_pct", type=float, default=default.max_delta_t_pct, help="longest press, fraction of the length")
     add("--sequence_length", type=int, default=default.sequence_length, help="time steps a sequence")
@@ -39,6 +45,13 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
     add("--overwrite", action="store_true", help="replace the data set in the folder")
     return parser
+
+
+def _screen(text: str) -> tuple[int, int]:
+    width, x, height = text.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no size; give width and height in pixels, as 1920x1080")
+    return int(width), int(height)
 
 
 def inspect(argv: list[str], prog: str | None) -> None:

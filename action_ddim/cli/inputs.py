@@ -11,10 +11,13 @@ import numpy as np
 
 from action_ddim import __version__
 from action_ddim.actions import NUM_CHANNELS, find_invalid
+from action_ddim.cli.outputs import check_output
 from action_ddim.errors import UserError
+from action_ddim.pretrained import DEVICES
 
 if TYPE_CHECKING:
     from action_ddim.data.dataset import ActionDataset
+    from action_ddim.pipeline import ActionDDIMPipeline
 
 # What is called otherwise in diffusers, in transformers, or by habit; the first of ours that a parser knows is meant.
 HABITS = {
@@ -83,3 +86,50 @@ def check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
         if invalid is not None:
             row, fault = invalid
             raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
+
+
+def model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all verbs of a model take."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
+    add = parser.add_argument
+    add_model(parser)
+    add("--seed", type=int, default=0, help="the same seed gives the same actions")
+    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
+    add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
+    parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    out = "file to write, .npy, float32 (rows, 3), one sequence after another"
+    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    parser.add_argument("--plot", type=Path, help="picture of the first sequences to write, .png")
+
+
+def check_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed is {args.seed}; give 0 to {2**32 - 1}")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    for flag, path, suffix in (("--out", args.out, ".npy"), ("--plot", args.plot, ".png")):
+        if path is not None and path.suffix != suffix:
+            raise UserError(f"{flag} {path} does not end in {suffix}; it is written in that format")
+        if path is not None:
+            check_output(flag, path, args.overwrite)
+
+
+def check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
+    most = pipeline.scheduler.config.num_train_timesteps
+    for name in names:
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")

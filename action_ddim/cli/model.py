@@ -12,20 +12,33 @@ import numpy as np
 from safetensors import SafetensorError
 
 from action_ddim.actions import NUM_CHANNELS, threshold_press
-from action_ddim.cli.inputs import OneLineParser, check_actions, open_data
+from action_ddim.cli.inputs import (
+    OneLineParser,
+    add_model,
+    add_output,
+    check_actions,
+    check_at_least,
+    check_outputs,
+    check_steps,
+    model_parser,
+    open_data,
+)
 from action_ddim.cli.outputs import check_new_folder, check_output, check_writable, write_actions, write_plot
+from action_ddim.data.features import GESTURE_TYPES, gesture_types
 from action_ddim.errors import UserError
-from action_ddim.pretrained import DEVICES, load_pipeline
+from action_ddim.pretrained import load_pipeline
 
 if TYPE_CHECKING:
-    from action_ddim.pipeline import ActionDDIMPipeline
+    pass
+
+MOST_DRAWS = 100  # for each sequence of a type that is asked for
 
 # torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
 
 
 def evaluate(argv: list[str], prog: str | None) -> None:
     """Measure a model on held-out data, and report."""
-    parser = _model_parser(prog, evaluate.__doc__, batch_size=256)
+    parser = model_parser(prog, evaluate.__doc__, batch_size=256)
     add = parser.add_argument
     add("--data_dir", required=True, default=argparse.SUPPRESS, help="folder of held-out data, *_actions.npy")
     add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
@@ -36,7 +49,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add("--recon_steps", type=int, default=10, help="DDIM steps of a reconstruction, over the whole schedule")
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
     args = parser.parse_args(argv)
-    _check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
+    check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
     from action_ddim.evaluation.page import HTML_NAME, JSON_NAME
 
     if args.out:
@@ -49,7 +62,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
 
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device)
-    _check_steps(args, pipeline, "recon_steps", "num_inference_steps")
+    check_steps(args, pipeline, "recon_steps", "num_inference_steps")
     data = open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
     settings = AssessmentSettings(
         num_sequences=args.num,
@@ -83,53 +96,75 @@ def _find_card(model: str) -> Path:
 
 def sample(argv: list[str], prog: str | None) -> None:
     """Draw new actions from noise."""
-    parser = _model_parser(prog, sample.__doc__, batch_size=256)
+    parser = model_parser(prog, sample.__doc__, batch_size=256)
     add = parser.add_argument
     add("--num", type=int, required=True, default=argparse.SUPPRESS, help="sequences to draw")
-    _add_output(parser)
+    add_output(parser)
     add("--num_inference_steps", type=int, default=50, help="DDIM steps")
     add("--eta", type=float, default=0.0, help="share of fresh noise in each step: 0 is DDIM, 1 is DDPM")
+    add(
+        "--gesture",
+        choices=GESTURE_TYPES,
+        help="draw until there are --num of this type, and say how many others came; all by default",
+    )
     args = parser.parse_args(argv)
-    _check_at_least(args, 1, "num", "num_inference_steps", "batch_size")
+    check_at_least(args, 1, "num", "num_inference_steps", "batch_size")
     if not 0 <= args.eta <= 1:
         raise UserError(f"--eta is {args.eta:g}; give 0 to 1")
-    _check_outputs(args)
+    check_outputs(args)
     pipeline = load_pipeline(args.model, args.device)
-    _check_steps(args, pipeline, "num_inference_steps")
+    check_steps(args, pipeline, "num_inference_steps")
     from action_ddim.evaluation import plots
     from action_ddim.evaluation.evaluate import NUM_SHEET, draw_samples
 
     steps, seq_len = args.num_inference_steps, pipeline.denoiser.config.seq_len
-    batches = draw_samples(
-        pipeline, args.num, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size
-    )
+    most = args.num if args.gesture is None else args.num * MOST_DRAWS
+    drawn = draw_samples(pipeline, most, num_inference_steps=steps, eta=args.eta, seed=args.seed, batch_size=args.batch_size)
+    batches = drawn if args.gesture is None else _of_type(args.gesture, drawn, args.num)
     shown = write_actions(args.out, (args.num * seq_len, NUM_CHANNELS), batches, keep=NUM_SHEET)
     print(f"{args.num} sequences of {seq_len} steps are in {args.out}")
     write_plot(args.plot, lambda: plots.plot_samples(np.stack(shown)))
 
 
+def _of_type(gesture: str, batches: Iterator[np.ndarray], num: int) -> Iterator[np.ndarray]:
+    """Yield those of the drawn actions that are of a gesture type, `num` in all; say what share of the draws that is."""
+    found = drawn = 0
+    for batch in batches:
+        accepted = np.flatnonzero(gesture_types(batch) == GESTURE_TYPES.index(gesture))[: num - found]
+        found += len(accepted)
+        # The draws behind the last one that is taken count for nothing.
+        drawn += len(batch) if found < num else accepted[-1] + 1
+        yield batch[accepted]
+        if found == num:
+            print(f"{found} of {drawn} draws, {found / drawn:.1%}, are of the type {gesture}")
+            return
+    raise UserError(
+        f"--gesture {gesture}: {found} of {drawn} draws are of that type; ask for fewer, or train on data that holds it"
+    )
+
+
 def reconstruct(argv: list[str], prog: str | None) -> None:
     """Noise recorded actions and denoise them again, or take the noise off that they have."""
-    parser = _model_parser(prog, reconstruct.__doc__, batch_size=256)
+    parser = model_parser(prog, reconstruct.__doc__, batch_size=256)
     add = parser.add_argument
     add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="recorded actions, .npy, (rows, 3) or (N, L, 3)")
-    _add_output(parser)
+    add_output(parser)
     add("--noise_std", help="clean: standard deviation of the jitter on x and y, in screens, or auto to estimate it")
     add("--strength", type=float, default=0.5, help="without --noise_std: how far up the noise schedule to go, above 0 to 1")
     steps = "without --noise_std: DDIM steps over the whole schedule; the strength's share is taken"
     add("--num_inference_steps", type=int, default=10, help=steps)
     args = parser.parse_args(argv)
-    _check_at_least(args, 1, "num_inference_steps", "batch_size")
+    check_at_least(args, 1, "num_inference_steps", "batch_size")
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength is {args.strength:g}; give a fraction above 0, up to 1")
     noise_std = _check_noise(args.noise_std)
-    _check_outputs(args)
+    check_outputs(args)
     if args.out.resolve() == args.input.resolve():
         raise UserError(f"--out {args.out} is the --input; name another file")
     if not args.input.is_file():
         raise UserError(f"--input {args.input} is not a file")
     pipeline = load_pipeline(args.model, args.device)
-    _check_steps(args, pipeline, "num_inference_steps")
+    check_steps(args, pipeline, "num_inference_steps")
     from action_ddim.data.action_file import open_action_file
     from action_ddim.evaluation import inference, plots
     from action_ddim.evaluation.evaluate import clean_batches, reconstruct_batches
@@ -177,7 +212,7 @@ def _check_noise(noise_std: str | None) -> float | None:
 def export(argv: list[str], prog: str | None) -> None:
     """Write a model with its code, to load without this package."""
     parser = OneLineParser(prog=prog, description=export.__doc__)
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
     args = parser.parse_args(argv)
     check_new_folder("--out", args.out)
@@ -187,50 +222,3 @@ def export(argv: list[str], prog: str | None) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"--out {args.out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
     print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
-
-
-def _model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
-    """Make a parser with the flags that all verbs of a model take."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
-    add = parser.add_argument
-    _add_model(parser)
-    add("--seed", type=int, default=0, help="the same seed gives the same actions")
-    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
-    add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
-    add("--overwrite", action="store_true", help="replace files that exist")
-    return parser
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
-    parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    out = "file to write, .npy, float32 (rows, 3), one sequence after another"
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
-    parser.add_argument("--plot", type=Path, help="picture of the first sequences to write, .png")
-
-
-def _check_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed is {args.seed}; give 0 to {2**32 - 1}")
-
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    for flag, path, suffix in (("--out", args.out, ".npy"), ("--plot", args.plot, ".png")):
-        if path is not None and path.suffix != suffix:
-            raise UserError(f"{flag} {path} does not end in {suffix}; it is written in that format")
-        if path is not None:
-            check_output(flag, path, args.overwrite)
-
-
-def _check_steps(args: argparse.Namespace, pipeline: "ActionDDIMPipeline", *names: str) -> None:
-    most = pipeline.scheduler.config.num_train_timesteps
-    for name in names:
-        if getattr(args, name) > most:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at most {most}, the timesteps of --model {args.model}")

@@ -14,6 +14,7 @@ from action_ddim.errors import UserError
 KNOWN_KEYS = {
     *("sequence_length", "rate_hz", "source", "seed"),
     *("num_sequences", "action_type", "min_delta_t_pct", "max_delta_t_pct", "idle"),
+    *("weights", "human", "screen"),
 }
 PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
 MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts

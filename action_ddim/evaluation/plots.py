@@ -12,7 +12,7 @@ from PIL import Image
 
 from action_ddim.actions import CHANNELS, PRESS, PRESS_THRESHOLD, X, Y
 from action_ddim.evaluation.metrics import TARGETS
-from action_ddim.evaluation.realism import Comparison
+from action_ddim.evaluation.realism import DISTANCES, Comparison
 
 # Okabe and Ito's palette, which people with any common colour blindness can tell apart.
 COLORS = {"x": "#0072B2", "y": "#D55E00", "press": "#999999", "target": "#009E73"}
@@ -151,7 +151,7 @@ def _plot_realism(axis: Axes, rows: Sequence[Mapping]) -> None:
         axis.set_visible(False)
         return
     epochs = [row["epoch"] for row in rows]
-    for name in ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap"):
+    for name in DISTANCES:
         axis.plot(epochs, [row[f"val/realism/{name}"] for row in rows], marker="o", ms=3, label=name.replace("_", " "))
     axis.set(title="drawn beside real, 0 is best", xlabel="epoch", ylabel="distance", ylim=(0, None))
     axis.title.set_fontsize(10)

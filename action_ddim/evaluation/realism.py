@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from action_ddim.actions import PRESS, PRESS_THRESHOLD, X, Y, moves
@@ -32,6 +31,7 @@ MIN_STEPS = 9  # the length of its kernels
 NUM_STRETCHES = 10
 GRID = (1920, 1080, 1)  # pixels of the screen, and the press, which is 0 or 1
 DISTRIBUTIONS = ("duration", "path_length", "peak_speed", "press_time")
+DISTANCES = ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap")  # of `distances`
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,12 @@ def describe(actions: np.ndarray) -> dict[str, float]:
     - `one_press`: of the sequences, those that press exactly once.
     - `exact_rests`: of the steps of x and of y, those that repeat the one before.
     """
-    shares = dict(zip(GESTURE_TYPES, type_shares(actions).tolist(), strict=True))
     one_press = (action_features(actions)["num_presses"] == 1).mean()
-    return {**shares, "one_press": float(one_press), "exact_rests": float(1 - moves(actions).mean())}
+    return {**_shares_by_type(actions), "one_press": float(one_press), "exact_rests": float(1 - moves(actions).mean())}
+
+
+def _shares_by_type(actions: np.ndarray) -> dict[str, float]:
+    return dict(zip(GESTURE_TYPES, type_shares(actions).tolist(), strict=True))
 
 
 def distances(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
@@ -101,13 +104,10 @@ def distances(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """
     first, second = describe(drawn), describe(real)
     gaps = {name: abs(first[name] - second[name]) for name in first}
-    features = [np.stack(list(action_features(actions).values()), axis=1) for actions in (drawn, real)]
-    return {
-        "frechet_distance": frechet_distance(*features) if min(len(drawn), len(real)) > 1 else math.nan,
-        "type_distance": sum(gaps[name] for name in GESTURE_TYPES) / 2,
-        "one_press_gap": gaps["one_press"],
-        "exact_rests_gap": gaps["exact_rests"],
-    }
+    features = [Described.of(actions).features for actions in (drawn, real)]
+    frechet = frechet_distance(*features) if min(len(drawn), len(real)) > 1 else math.nan
+    type_distance = sum(gaps[name] for name in GESTURE_TYPES) / 2
+    return dict(zip(DISTANCES, (frechet, type_distance, gaps["one_press"], gaps["exact_rests"]), strict=True))
 
 
 def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0, *, judged: bool = True) -> Realism:
@@ -121,10 +121,7 @@ def measure_realism(samples: np.ndarray, real: np.ndarray, seed: int = 0, *, jud
     """
     check_eval_packages()
     count = min(len(samples), len(real) // 2, MAX_SEQUENCES)
-    shares = {
-        name: dict(zip(GESTURE_TYPES, type_shares(actions).tolist(), strict=True))
-        for name, actions in (("drawn", samples), ("real", real))
-    }
+    shares = {"drawn": _shares_by_type(samples), "real": _shares_by_type(real)}
     if count < MIN_SEQUENCES:
         reason = (
             f"not computed from {len(samples)} drawn and {len(real)} real sequences:"
@@ -233,6 +230,7 @@ def sequence_classifier_accuracy(first: np.ndarray, second: np.ndarray, seed: in
 
     That is aeon's transform, and the classifier that aeon's own `MiniRocketClassifier` puts behind it; L is at least 9.
     """
+    import torch  # here, so that who asks this module for names alone does not wait for it
     from aeon.transformations.collection.convolution_based import MiniRocket
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.pipeline import make_pipeline

@@ -8,11 +8,13 @@ from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
 from action_ddim.training.early_stopping import DRAWN_METRICS, METRICS
+from augmentation.transforms import TRANSFORMS
 
 # `--lr` is given for this width, as in muP (arXiv 2203.03466): a model of width d trains at lr * 1024 / d, so that one
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
 LR_BASE_WIDTH = 1024
 SCALED_LR_CEILING = 6.4e-3
+NO_TRANSFORMS = ("none",)  # of `--augment`
 
 
 def _flag(
@@ -158,6 +160,12 @@ class TrainConfig:
     )
     weight_decay: float = _flag("decoupled weight decay", default=1e-4, group="training", at_least=0)
     max_grad_norm: float = _flag("gradients are clipped to this norm", default=1.0, group="training", above=0)
+    augment: tuple[str, ...] = _flag(
+        "transforms of the training actions, one or several, drawn anew in each epoch",
+        default=NO_TRANSFORMS,
+        group="training",
+        choices=(*TRANSFORMS, "none"),
+    )
     gradient_accumulation_steps: int = _flag("batches an update", default=1, group="training", at_least=1)
     ema_decay: float = _flag(
         "decay of the moving average of the weights, 0 to below 1", default=0.999, group="training", at_least=0
@@ -287,6 +295,7 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "report_to", tuple(self.report_to))
+        object.__setattr__(self, "augment", tuple(self.augment) or NO_TRANSFORMS)
         for item in dataclasses.fields(self):
             _check_field(item, getattr(self, item.name))
         self._check_data()
@@ -311,6 +320,11 @@ class TrainConfig:
             )
         if self.report_to != ("none",) and "none" in self.report_to:
             raise UserError("--report_to none excludes the other trackers; leave one of them out")
+        if self.augment != NO_TRANSFORMS:
+            if "none" in self.augment:
+                raise UserError("--augment none excludes the transforms; leave one of them out")
+            # They are made in this order, whatever the order of the words.
+            object.__setattr__(self, "augment", tuple(name for name in TRANSFORMS if name in self.augment))
         if self.early_stopping_patience and self.early_stopping_metric in DRAWN_METRICS and not self.plot_epochs:
             raise UserError(
                 f"--early_stopping_metric {self.early_stopping_metric} is measured every"

@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
-# Of drawn actions, which are looked at every --plot_epochs.
-DRAWN_METRICS = tuple(
-    f"val/realism/{name}" for name in ("frechet_distance", "type_distance", "one_press_gap", "exact_rests_gap")
-)
+from action_ddim.evaluation.realism import DISTANCES
+
+DRAWN_METRICS = tuple(f"val/realism/{name}" for name in DISTANCES)  # which are measured every --plot_epochs
 # The metrics it may go by, and whether more is better. Those with a target of 1 have no better and worse.
 METRICS = {
     "val/loss": False,

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset, open_for_model
 from action_ddim.data.hub_dataset import fetch_dataset
 from action_ddim.errors import RunError, RunStopped, UserError
-from action_ddim.randomness import Stream, seeded_generator
-from action_ddim.training.config import TrainConfig
+from action_ddim.randomness import Stream, seed_of, seeded_generator, uniform_at
+from action_ddim.training.config import NO_TRANSFORMS, TrainConfig
 from action_ddim.training.interruption import REASONS, Interruption, exit_code
+from augmentation.transforms import DRAWS, transform
 
 SIGN_OF_LIFE_S = 10  # between words from the checking process; the others give up after 10 minutes without one
 COMPARED_SEQUENCES, COMPARED_BYTES = 8192, 24 << 20  # of each data set, at most: within a second also from a disk
@@ -169,12 +170,51 @@ class EpochSampler(Sampler[int]):
         return itertools.chain.from_iterable(indices.tolist() for indices in order.split(LISTED))
 
 
+class AugmentedDataset(Dataset):
+    """Fetches the batches of a data set, transformed anew in each epoch (`augmentation.transforms`).
+
+    What becomes of a sequence is a function of (seed, epoch, index of the sequence), whatever batch and process it falls to.
+
+    Args:
+        names: Of the transforms.
+        sampler: Has the seed, and knows the epoch.
+    """
+
+    def __init__(self, dataset: ActionDataset, names: tuple[str, ...], sampler: EpochSampler):
+        self.dataset = dataset
+        self.names = names
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def location(self) -> str:
+        """Where the values lie, in words."""
+        return self.dataset.location
+
+    @property
+    def info(self) -> dict:
+        """What `dataset.json` says."""
+        return self.dataset.info
+
+    def __getitems__(self, indices: list[int]) -> torch.Tensor:
+        """Return a whole batch `(B, L, 3)`."""
+        actions = self.dataset.read(indices)
+        seed = seed_of(Stream.AUGMENTATION, self.sampler.seed, self.sampler.epoch)
+        draws = torch.from_numpy(uniform_at(seed, np.asarray(indices), DRAWS))
+        if actions.device.type == "cuda":  # a copy from memory that is not pinned waits for the device
+            draws = draws.pin_memory()
+        return transform(actions, draws.to(actions.device, non_blocking=True), self.names)
+
+
 def make_loader(dataset: ActionDataset, config: TrainConfig, device: torch.device) -> DataLoader:
     """Return whole batches `(B, L, 3)` in the order of `EpochSampler`; Accelerate deals them to the processes."""
+    sampler = EpochSampler(len(dataset), config.seed)
     return DataLoader(
-        dataset,
+        dataset if config.augment == NO_TRANSFORMS else AugmentedDataset(dataset, config.augment, sampler),
         config.batch_size,
-        sampler=EpochSampler(len(dataset), config.seed),
+        sampler=sampler,
         collate_fn=_as_it_is,
         # Making an iterator draws a seed for workers: from here, so that the global stream is left alone.
         generator=torch.Generator(),

@@ -1,7 +1,8 @@
 """`train(config)`: the stages of a run, in order; the same on one process and on many.
 
 Per process and batch: fetch, noise, loss, backward; per update: clip, step, learning rate, moving average. Data order
-is a function of (seed, epoch), training noise of (seed, rank, batch); see `randomness.py`.
+is a function of (seed, epoch), augmentation of (seed, epoch, sequence), training noise of (seed, rank, batch); see
+`randomness.py`.
 """
 
 import dataclasses

@@ -161,7 +161,7 @@ def check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConfi
     anew = "or leave --resume_from_checkpoint out to start anew"
     defaults = {item.name: item.default for item in dataclasses.fields(config)} | BEFORE
     for name, value in now.items():
-        was = then.get(name, defaults.get(name))
+        value, was = _worded(value), _worded(then.get(name, defaults.get(name)))
         if value == was:
             continue
         if name in ("data_dir", "val_data_dir"):
@@ -174,6 +174,11 @@ def check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConfi
         flag = f"accelerate launch --{name}" if name == "num_processes" else f"--{name}"
         remedy = f"leave {flag} out" if was is None else f"give {flag} {was}"
         raise UserError(f"{flag} is {value}, but {checkpoint} was trained with {was}; {remedy}, {anew}")
+
+
+def _worded(value: Any) -> Any:
+    """Return several words, which JSON has as a list, as they are given to their flag."""
+    return " ".join(value) if isinstance(value, list | tuple) else value
 
 
 def restore(run: Run, origin: Origin) -> None:

@@ -194,7 +194,7 @@ def test_folder_that_is_no_run_is_kept(flags, tmp_path):
         ([], "--output_dir"),
         (["--output_dir", "d", "--num_sequences", "0"], "--num_sequences is 0"),
         (["--output_dir", "d", "--min_delta_t_pct", "0.5"], "--min_delta_t_pct 0.5"),
-        (["--output_dir", "d", "--action_type", "drag"], "--action_type"),
+        (["--output_dir", "d", "--action_type", "tap"], "--action_type"),
         (["--output_dir", "d", "--sequences_per_file", "0"], "--sequences_per_file is 0"),
     ],
 )

@@ -54,3 +54,16 @@ def test_fill_in_says_what_is_missing(python):
     assert result.stderr == (
         "checkpoints/pipeline is missing; train a model first (README.md, Train), and start this where its checkpoints/ lies\n"
     )
+
+
+@pytest.mark.slow
+def test_plan_goes_from_corner_to_corner_around_the_middle(python, model, tmp_path):
+    shutil.copytree(model, tmp_path / "checkpoints" / "pipeline")
+    result = python(EXAMPLES / "plan.py")
+    assert result.returncode == 0, result.stderr
+    ((x, y, press),) = np.load(tmp_path / "planned_actions.npy").transpose(0, 2, 1)
+    (pressed,) = np.nonzero(press)
+    assert np.diff(pressed).tolist() == [1] * 7  # 8 of 20 steps, 200 of 500 ms
+    assert [x[pressed[0]], y[pressed[0]], x[pressed[-1]], y[pressed[-1]]] == np.float32([0.2, 0.8, 0.8, 0.2]).tolist()
+    assert np.hypot(x - 0.5, y - 0.5).min() > 0.14
+    assert (tmp_path / "planned.png").read_bytes().startswith(SIGNATURE)

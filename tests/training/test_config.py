@@ -116,6 +116,8 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"max_train_steps": 0}, "--max_train_steps is 0; give at least 1"),
         ({"push_to_hub": True}, "--push_to_hub and --hub_model_id go together"),
         ({"report_to": ("none", "wandb")}, "--report_to none excludes"),
+        ({"augment": ("none", "shift")}, "--augment none excludes"),
+        ({"augment": ("mirror",)}, "--augment is 'mirror'; choose from flip_x,"),
         ({"wandb_project": " "}, "--wandb_project is blank"),
     ],
 )

@@ -5,10 +5,14 @@ import itertools
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
+from action_ddim import TrainConfig
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.training import loader
-from action_ddim.training.loader import EpochSampler
+from action_ddim.training.loader import EpochSampler, make_loader
+from augmentation.transforms import TRANSFORMS
 
 
 def order(seed, epoch, num_sequences=100):
@@ -60,3 +64,49 @@ def test_prepared_loader_forwards_the_epoch_and_skips_batches():
         loader.set_epoch(epoch)
         rest = list(accelerator.skip_first_batches(loader, 1))
         assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in batches[1:]]
+
+
+def augmented(data, batch_size=4, processes=1, seed=0, augment=TRANSFORMS, epochs=(1, 2)):
+    """Return the batches of each epoch, those of all processes one after another, as Accelerate deals them."""
+    config = TrainConfig(
+        data_dir=str(data / "train"), val_data_dir=str(data / "val"), batch_size=batch_size, seed=seed, augment=augment
+    )
+    loaders = [
+        prepare_data_loader(
+            make_loader(ActionDataset(config.data_dir), config, torch.device("cpu")),
+            num_processes=processes,
+            process_index=process,
+            put_on_device=False,
+        )
+        for process in range(processes)
+    ]
+    found = []
+    for epoch in epochs:
+        for dealt in loaders:
+            dealt.set_epoch(epoch)
+        found.append(torch.cat([torch.cat(batches) for batches in zip(*loaders, strict=True)]))
+    return found
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_sequence(data):
+    """Whatever batches and processes: 12 sequences in batches of 4, of 3, and of 2 on each of two processes."""
+    first, second = augmented(data)
+    for other in (augmented(data, 3), augmented(data, 2, processes=2), augmented(data, 6, processes=2)):
+        assert torch.equal(other[0], first)
+        assert torch.equal(other[1], second)
+    assert torch.equal(augmented(data, epochs=(2,))[0], second)
+    plain = ActionDataset(data / "train").read(order(0, 1, 12))
+    assert not torch.equal(first, plain)
+    assert torch.equal(augmented(data, augment=("none",))[0], plain)
+    # Of one sequence, each epoch and each seed another.
+    both = [actions[order(0, epoch, 12).index(5)] for epoch, actions in zip((1, 2), (first, second), strict=True)]
+    assert not torch.equal(*both)
+    assert not torch.equal(augmented(data, seed=1)[0][order(1, 1, 12).index(5)], both[0])
+
+
+def test_further_transform_leaves_the_choices_of_the_others(data):
+    plain = ActionDataset(data / "train").read(order(0, 1, 12))
+    flipped, both = (augmented(data, augment=names)[0] for names in (("flip_x",), ("flip_x", "flip_y")))
+    assert torch.equal(both[..., 0], flipped[..., 0])
+    mirrored = (flipped[..., 0] != plain[..., 0]).any(dim=1)
+    assert 0 < mirrored.sum() < 12

@@ -18,6 +18,7 @@ from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.resume import check_identity, data_digest
 from augmentation.gestures import GestureConfig, write_gestures
+from augmentation.transforms import TRANSFORMS
 from tests.conftest import TRAINER, reset_accelerator, rows, timeless, wait_for
 from tests.faults import after_evaluations, after_steps
 
@@ -50,10 +51,20 @@ def run_until(run, tmp_path):
     return train_until
 
 
-@pytest.mark.parametrize(("accumulation", "updates"), [(1, [(1, 2), (1, 11), (5, 7), (6, 8), (7, 9)]), (4, [(1, 3), (2, 3)])])
-def test_stopped_and_resumed_it_is_the_run_that_never_stopped(run, run_until, accumulation, updates):
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ({}, [(1, 2), (1, 11), (5, 7), (6, 8), (7, 9)]),
+        ({"gradient_accumulation_steps": 4}, [(1, 3), (2, 3)]),
+        ({"config": "augmented.json"}, [(1, 8), (6, 8)]),
+    ],
+    ids=["", "accumulated", "augmented"],
+)
+def test_stopped_and_resumed_it_is_the_run_that_never_stopped(run, run_until, changes, updates, monkeypatch, tmp_path):
     """Stopped in the middle of an epoch, before its last update and at its end, of 6 updates or 2; compared in a middle."""
-    settings = {**SETTINGS, "gradient_accumulation_steps": accumulation}
+    monkeypatch.chdir(tmp_path)
+    Path("augmented.json").write_text(json.dumps({"augment": TRANSFORMS}))
+    settings = {**SETTINGS, **changes}
     whole = run("whole", checkpointing_steps=1, **settings)
     for stop, end in updates:
         name = f"from_{stop}_to_{end}"
@@ -286,6 +297,7 @@ def test_more_epochs_follow_the_cosine_of_the_new_length(run, run_until, capsys)
         ({"lr": 1e-4}, "--lr is 0.0001, but {} was trained with 0.001"),
         ({"mixed_precision": "bf16"}, "--mixed_precision is bf16, but {} was trained with no"),
         ({"snr_gamma": 5}, "--snr_gamma is 5.0, but {} was trained with None; leave --snr_gamma out"),
+        ({"augment": "shift"}, "--augment is shift, but {} was trained with none; give --augment none, or leave"),
         ({"data_dir": "other"}, "other is not the data that {} was trained with"),
         ({"val_data_dir": "other"}, "other is not the data that {} was trained with"),
         ({"resume_from_checkpoint": "checkpoint-000007"}, "is no checkpoint; --save_dir"),

@@ -82,6 +82,7 @@ CASES = {
     "optimizer": Case("adamw", {"optimizer", *LEARNED}),
     "weight_decay": Case(10, {"optimizer", *LEARNED}),
     "max_grad_norm": Case(1e-3, LEARNED),
+    "augment": Case("flip_x", NOISED),
     "gradient_accumulation_steps": Case(2, {"learning rates", "checkpoints", *LEARNED}),
     "ema_decay": Case(0.05, {"averaged weights", *MEASURED}),
     "mixed_precision": Case("bf16", {"precision", *LEARNED}),
