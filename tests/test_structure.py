@@ -20,6 +20,7 @@ TRAVELLING = {
 LIBRARIES = {
     "accelerate": "action_ddim.training",
     "wandb": "action_ddim.training.tracking",
+    "cma": "action_ddim.planning.baselines",
     **dict.fromkeys(("datasets", "pyarrow"), "action_ddim.data.hub_dataset"),
     **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),
 }

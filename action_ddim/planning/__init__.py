@@ -1,1 +1,1 @@
-"""An agent's next action: read gestures (what is asked for in words), costs (as a number to be small), planner; baselines."""
+"""An agent's next action: read gestures (asked for in words), costs (as a number to be small), planner; then what else plans."""
