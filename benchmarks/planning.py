@@ -16,6 +16,7 @@ Realism is judged on tasks that held-out actions do (`hindsight`), half of those
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -88,11 +89,19 @@ def started(kind: str, tasks: Any, num_tasks: int, seq_len: int, generator: torc
     return baselines.shaken(starts, SHAKE, generator)
 
 
+def later(search: Search, seconds: float) -> Search:
+    """Return a search with what its starts took."""
+    return search._replace(snapshots=[each._replace(seconds=each.seconds + seconds) for each in search.snapshots])
+
+
 def searching(kind: str, search: Callable, seq_len: int, budget: int) -> Callable:
     """Return the search of an arm from such starts."""
 
     def run(_: str, tasks: Any, num_tasks: int, generator: torch.Generator) -> Search:
-        return search(tasks, started(kind, tasks, num_tasks, seq_len, generator), budget, generator)
+        clock = time.perf_counter()
+        starts = started(kind, tasks, num_tasks, seq_len, generator)
+        seconds = time.perf_counter() - clock
+        return later(search(tasks, starts, budget, generator), seconds)
 
     return run
 
@@ -114,7 +123,7 @@ def planning(pipeline: Any, options: dict[str, Any]) -> Callable:
 
 def regressing(regressions: dict[str, Regression]) -> Callable:
     def run(family: str, tasks: Any, num_tasks: int, generator: torch.Generator) -> Search:
-        record = Record(tasks, num_tasks, 1)
+        record = Record(tasks, num_tasks, 1)  # whose clock the network is in
         actions = regressions[family](tasks).flatten(0, 1)
         record.propose_actions(actions)
         return record.ended(actions)

@@ -16,7 +16,6 @@ from action_ddim.actions import NUM_CHANNELS, PRESS
 from action_ddim.data.features import action_features
 from action_ddim.planning.baselines import finished
 from action_ddim.planning.costs import (
-    EVENT_DIMS,
     TOLERANCE,
     Detour,
     Drag,
@@ -93,7 +92,6 @@ def task_vectors(task: Parameters, seq_len: int) -> torch.Tensor:
     parts = []
     for parameter in fields(task):  # type: ignore[arg-type]
         value = getattr(task, parameter.name)
-        value = value.reshape(-1, *value.shape[value.ndim - EVENT_DIMS.get(parameter.name, 0) :]).flatten(1)
         parts.append(value.reshape(len(value), -1) / (seq_len if parameter.name in IN_STEPS else 1))
     return torch.cat(parts, dim=1)
 

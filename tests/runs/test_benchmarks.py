@@ -68,7 +68,9 @@ def test_time_to_target_is_beside_the_soonest_that_knows_as_much(planning):
 
 
 def test_diversity_counts_modes_that_are_done(planning):
-    either = Either(torch.tensor([[[0.2, 0.2], [0.8, 0.8]]]).repeat(3, 1, 1)[:, None], torch.tensor([[[0, 19]]]).repeat(3, 1, 1))
+    either = Either(
+        torch.tensor([[[0.2, 0.2], [0.8, 0.8]]]).repeat(3, 1, 1)[:, None], torch.tensor([[[0, 19]]]).repeat(3, 1, 1)
+    )
     candidates = torch.full((3, 4, 20, 3), 0.2)
     candidates[..., 2] = 0
     candidates[..., 5:9, 2] = 1
