@@ -20,6 +20,7 @@ TRAVELLING = {
 LIBRARIES = {
     "accelerate": "action_ddim.training",
     "wandb": "action_ddim.training.tracking",
+    **dict.fromkeys(("onnx_ir", "onnxruntime", "onnxscript"), "action_ddim.serving"),
     **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),
 }
 DOORS = {"train_diffusion_ddim", "augmentation.generate_click_dataset", "action_ddim.__main__"}
