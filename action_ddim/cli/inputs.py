@@ -64,6 +64,14 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; {remedy}")
 
 
+def screen_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT in pixels."""
+    width, x, height = text.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no size; give width and height in pixels, as 1920x1080")
+    return int(width), int(height)
+
+
 def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     """Open a folder of sequences as long as the model's, and read every value once.
 

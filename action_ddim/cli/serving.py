@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from action_ddim.actions import DEFAULT_SEQ_LEN
 from action_ddim.atomic import written_whole
-from action_ddim.cli.inputs import OneLineParser, check_actions
+from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
 from action_ddim.cli.outputs import check_output
 from action_ddim.data.action_file import open_action_file
 from action_ddim.errors import UserError
@@ -24,6 +23,8 @@ def replay(argv: list[str], prog: str | None) -> None:
         raise UserError(f"FILE {args.file} is not a file; name one of actions, .npy")
     if args.out:
         check_output("--out", args.out, args.overwrite)
+    if min(args.screen) < 1:
+        raise UserError(f"--screen is {args.screen[0]}x{args.screen[1]}; give at least 1x1")
     for flag, value in (("--num", args.num), ("--rate", args.rate)):
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"{flag} is {value:g}; give more than 0")
@@ -49,23 +50,22 @@ def replay(argv: list[str], prog: str | None) -> None:
 def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=replay.__doc__, formatter_class=formatter)
+    parser.set_defaults(rate=None, num=None, out=None)  # which --help need not say
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="actions, .npy, (rows, 3) or (N, L, 3)")
-    add("--screen", type=_screen, default="1920x1080", help="WIDTHxHEIGHT in pixels")
-    add("--rate", type=float, help="steps a second; by default rate_hz of a dataset.json beside the file")
+    add("--screen", type=screen_size, metavar="WxH", default="1920x1080", help="size of the screen in pixels")
+    add(
+        "--rate",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="steps a second; by default rate_hz of a dataset.json beside the file",
+    )
     add("--format", choices=FORMATS, default="jsonl", help="an object a line, or a Python script for that library")
-    add("--num", type=int, help="sequences from the first on; by default all")
+    add("--num", type=int, default=argparse.SUPPRESS, help="sequences from the first on; by default all")
     add("--pause", type=float, default=0.5, help="seconds between two sequences")
-    add("--out", type=Path, help="file to write; by default the standard output")
+    add("--out", type=Path, default=argparse.SUPPRESS, help="file to write; by default the standard output")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     return parser
-
-
-def _screen(words: str) -> tuple[int, int]:
-    sizes = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", words)
-    if not sizes:
-        raise argparse.ArgumentTypeError(f"{words} is not WIDTHxHEIGHT in pixels, such as 1920x1080")
-    return int(sizes[1]), int(sizes[2])
 
 
 def _description_beside(path: Path) -> dict[str, float]:

@@ -26,13 +26,13 @@ def events(actions: np.ndarray, width: int, height: int, rate: float, pause: flo
     one that ends pressed is released at its end.
 
     Args:
-        width, height: Of the screen, pixels; x = 1 is its last column, y = 1 its last row.
+        width, height: Of the screen, pixels. Pixel k lies at k / width; what rounds to the far edge lies in the last pixel.
         rate: Steps a second.
         pause: Seconds between the end of a sequence and the start of the next.
     """
     actions = np.asarray(actions)
     actions = actions[None] if actions.ndim == 2 else actions
-    pixels = np.rint(actions[..., :PRESS] * (width - 1, height - 1)).astype(int)
+    pixels = np.rint(actions[..., :PRESS] * (width, height)).clip(0, (width - 1, height - 1)).astype(int)
     pressed = actions[..., PRESS] > PRESS_THRESHOLD
     found, length = [], actions.shape[1]
     for number, (places, presses) in enumerate(zip(pixels.tolist(), pressed.tolist(), strict=True)):

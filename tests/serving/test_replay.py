@@ -44,7 +44,7 @@ def to_actions(found: list[Event], num: int, pause: float) -> np.ndarray:
 def test_events_are_the_actions_to_half_a_pixel(actions):
     found = events(actions, WIDTH, HEIGHT, RATE, pause=0.2)
     played = to_actions(found, len(actions), pause=0.2)
-    distance = abs(played[..., :2] - actions[..., :2] * (WIDTH - 1, HEIGHT - 1))
+    distance = abs(played[..., :2] - actions[..., :2] * (WIDTH, HEIGHT))
     assert distance.max() <= 0.5 + 1e-4
     np.testing.assert_array_equal(played[..., 2], actions[..., 2])
     assert found[-1] == (9 * 0.7 + 0.5, "up", found[-2].x, found[-2].y)
@@ -53,18 +53,18 @@ def test_events_are_the_actions_to_half_a_pixel(actions):
 def test_stroke_by_hand():
     x, y, press = [0, 0, 1, 1, 1], [0.5, 0.5, 0.5, 0.5, 1], [0, 1, 1, 0, 0]
     stroke = np.stack([x, y, press], axis=1)
-    assert events(stroke, 101, 11, rate=10) == [
+    assert events(stroke, 100, 10, rate=10) == [
         (0.0, "move", 0, 5),
         (0.1, "down", 0, 5),
-        (0.2, "move", 100, 5),
-        (0.3, "up", 100, 5),
-        (0.4, "move", 100, 10),
+        (0.2, "move", 99, 5),
+        (0.3, "up", 99, 5),
+        (0.4, "move", 99, 9),
     ]
 
 
 def test_rests_move_nothing(actions):
     found = events(actions, WIDTH, HEIGHT, RATE)
-    pixels = np.rint(actions[..., :2] * (WIDTH - 1, HEIGHT - 1))
+    pixels = np.rint(actions[..., :2] * (WIDTH, HEIGHT))
     moving = (np.diff(pixels, axis=1) != 0).any(axis=-1).sum()
     kinds = Counter(event.kind for event in found)
     assert kinds["move"] == moving + len(actions)
