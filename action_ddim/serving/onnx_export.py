@@ -22,12 +22,13 @@ import onnxruntime
 import torch
 from onnx_ir.passes import common as passes
 from torch import nn
+from tqdm.auto import tqdm
 
 from action_ddim import __version__
 from action_ddim.actions import CHANNELS
 from action_ddim.atomic import put_in_place
 from action_ddim.denoiser import NUM_AXES
-from action_ddim.evaluation.model_card import read_card
+from action_ddim.evaluation.model_card import CardFacts, read_card
 from action_ddim.inpainting import Known
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.scheduler import ExactDDIMScheduler, StepCoefficients
@@ -96,8 +97,8 @@ def export_onnx(pipeline: ActionDDIMPipeline, folder: str | os.PathLike, num_inf
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        for name, fills in ((SAMPLE_NAME, False), (FILL_NAME, True)):
-            model = _join(pipeline, scheduler, fills)
+        for name in tqdm((SAMPLE_NAME, FILL_NAME), unit="graph", disable=None):
+            model = _join(pipeline, scheduler, fills=name == FILL_NAME)
             model.metadata_props.update(about)
             (partial / name).write_bytes(ir.to_proto(model).SerializeToString())
         put_in_place(partial, folder)
@@ -125,7 +126,7 @@ def _describe(pipeline: ActionDDIMPipeline, num_inference_steps: int) -> dict[st
     """Return what a file says of itself; numbers and lists are JSON."""
     config, scheduler = pipeline.denoiser.config, pipeline.scheduler.config
     packages = {name: version(name) for name in ("torch", "diffusers", "onnx", "onnxscript")}
-    card = read_card(Path(pipeline.name_or_path or "."))
+    card = read_card(Path(pipeline.name_or_path)) if pipeline.name_or_path else CardFacts()
     about = {
         "channels": CHANNELS,
         "seq_len": config.seq_len,
