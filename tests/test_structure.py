@@ -21,6 +21,7 @@ LIBRARIES = {
     "accelerate": "action_ddim.training",
     "wandb": "action_ddim.training.tracking",
     **dict.fromkeys(("onnx_ir", "onnxruntime", "onnxscript"), "action_ddim.serving"),
+    **dict.fromkeys(("datasets", "pyarrow"), "action_ddim.data.hub_dataset"),
     **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),
 }
 DOORS = {"train_diffusion_ddim", "augmentation.generate_click_dataset", "action_ddim.__main__"}

@@ -1,8 +1,13 @@
-"""The verb for data: `generate`."""
+"""The verbs for data: `generate`, `inspect` and `push-data`."""
 
 import argparse
+import math
+from pathlib import Path
 
+from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.cli.inputs import OneLineParser, screen_size
+from action_ddim.cli.outputs import check_new_folder, check_output
+from action_ddim.errors import UserError
 from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_gestures
 
 
@@ -40,3 +45,68 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
     add("--overwrite", action="store_true", help="replace the data set in the folder")
     return parser
+
+
+def inspect(argv: list[str], prog: str | None) -> None:
+    """Say what data holds, and what looks wrong in it."""
+    parser = OneLineParser(prog=prog, description=inspect.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="folder of *_actions.npy")
+    add("other", metavar="DIR2", nargs="?", help="one to set beside it, such as the validation data")
+    add("--rate", type=float, help="steps a second, for times in ms; by default what dataset.json says")
+    add("--seq_len", type=int, help="steps a window; by default what dataset.json says, else 250")
+    add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
+    add("--num", type=int, default=15, help="random windows on the page, of each folder")
+    add("--seed", type=int, default=0, help="of the random windows")
+    add("--overwrite", action="store_true", help="replace files that exist")
+    args = parser.parse_args(argv)
+    for name, least in (("seq_len", MIN_SEQ_LEN), ("num", 1), ("seed", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    if args.rate is not None and not 0 < args.rate < math.inf:
+        raise UserError(f"--rate is {args.rate:g}; give a number of steps a second above 0")
+    from action_ddim.data.inspection import find_rate, open_to_inspect
+    from action_ddim.data.inspection import inspect as inspect_data
+    from action_ddim.evaluation.data_report import pictures, tables, write_data_report
+    from action_ddim.evaluation.page import HTML_NAME, JSON_NAME
+
+    if args.out:
+        for name in (JSON_NAME, HTML_NAME):
+            check_output("--out", args.out / name, args.overwrite)
+    opened = [open_to_inspect(folder, args.seq_len) for folder in (args.folder, args.other) if folder]
+    rates = [find_rate(data, args.rate) for data, _ in opened]
+    found = [inspect_data(data, rate, faults) for (data, faults), rate in zip(opened, rates, strict=True)]
+    print("\n\n".join(table.to_text() for table in tables(found)))
+    if args.out:
+        write_data_report(args.out, found, [picture for one in found for picture in pictures(one, args.num, args.seed)])
+        print(f"\nreport: {args.out / HTML_NAME}   numbers: {args.out / JSON_NAME}")
+
+
+def push_data(argv: list[str], prog: str | None) -> None:
+    """Upload data to the Hugging Face Hub."""
+    parser = OneLineParser(prog=prog, description=push_data.__doc__)
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="folder of *_actions.npy, or one with such folders: train, val, test")
+    add("name", metavar="ORG/NAME", help="its name on the Hub")
+    add("--private", action="store_true", help="for you and ORG alone, where it is not there yet")
+    add("--seq_len", type=int, help="steps a sequence; by default what dataset.json says, else 250")
+    add("--out", type=Path, help="folder to write it to instead, made if missing; one that is empty otherwise")
+    args = parser.parse_args(argv)
+    from action_ddim.data.hub_dataset import check_upload, open_splits, upload, write_layout
+    from action_ddim.evaluation.dataset_card import dataset_card
+
+    if args.out is None:
+        check_upload(args.name)
+    else:
+        check_new_folder("--out", args.out)
+    splits = open_splits(args.folder, args.seq_len)
+    card = dataset_card(args.name, splits)
+    counted = " and ".join(f"{len(data)} sequences ({split})" for split, data in splits.items())
+    try:
+        if args.out is None:
+            print(f"{counted} are at {upload(splits, card, args.name, private=args.private)}")
+        else:
+            write_layout(splits, card, args.out)
+            print(f"{counted} are in {args.out}; --dataset_name {args.out} trains on them")
+    except OSError as error:
+        raise UserError(f"--out {args.out or 'in TMPDIR'} cannot be written: {error.strerror or error}") from error

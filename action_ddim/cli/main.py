@@ -77,6 +77,8 @@ generate = _door(data.generate, tidy=False)
 VERBS = {
     "train": train,
     "generate": generate,
+    "inspect": _door(data.inspect),
+    "push-data": _door(data.push_data),
     "evaluate": _door(model.evaluate),
     "sample": _door(model.sample),
     "reconstruct": _door(model.reconstruct),

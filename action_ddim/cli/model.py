@@ -24,7 +24,7 @@ from action_ddim.cli.inputs import (
     model_parser,
     open_data,
 )
-from action_ddim.cli.outputs import check_output, check_writable, write_actions, write_plot
+from action_ddim.cli.outputs import check_new_folder, check_output, check_writable, write_actions, write_plot
 from action_ddim.data.features import GESTURE_TYPES, gesture_types
 from action_ddim.errors import UserError
 from action_ddim.pretrained import load_pipeline
@@ -52,7 +52,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
     args = parser.parse_args(argv)
     check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
-    from action_ddim.evaluation.report import HTML_NAME, JSON_NAME
+    from action_ddim.evaluation.page import HTML_NAME, JSON_NAME
 
     if args.out:
         for name in (JSON_NAME, HTML_NAME):
@@ -224,11 +224,7 @@ def export(argv: list[str], prog: str | None) -> None:
     args = parser.parse_args(argv)
     if args.num_inference_steps < 1:
         raise UserError(f"--num_inference_steps is {args.num_inference_steps}; give at least 1")
-    if args.out.is_dir() and any(args.out.iterdir()):
-        raise UserError(f"--out {args.out} is not empty; name a new folder")
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file; name a folder")
-    check_writable("--out", args.out)
+    check_new_folder("--out", args.out)
     missing = [package for package in ONNX_PACKAGES if args.format == "onnx" and not find_spec(package)]
     if missing:
         raise UserError(f'--format onnx needs {missing[0]}, which is missing: pip install "action-ddim[onnx]"')

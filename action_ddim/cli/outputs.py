@@ -23,6 +23,15 @@ def check_output(flag: str, path: Path, overwrite: bool) -> None:
     check_writable(flag, path)
 
 
+def check_new_folder(flag: str, path: Path) -> None:
+    """Raise a UserError where a folder that is to be written is there and not empty, or cannot be made."""
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{flag} {path} is not empty; name a new folder")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{flag} {path} is a file; name a folder")
+    check_writable(flag, path)
+
+
 def check_writable(flag: str, path: Path) -> None:
     """Raise a UserError where the place does not exist and cannot be made, or must not be written to."""
     existing = next(parent for parent in path.absolute().parents if parent.exists())

@@ -17,6 +17,9 @@ from action_ddim.errors import UserError
 from action_ddim.pretrained import MODEL_SETTINGS, check_agreement, model_settings
 from action_ddim.training.config import TrainConfig
 
+# Data that a flag names takes the place of the data in --config, however that is named there.
+OTHER_DATA = {"data_dir": ("dataset_name", "dataset_config_name"), "dataset_name": ("data_dir", "val_data_dir")}
+
 
 def train(argv: list[str], prog: str | None) -> None:
     """Train a DDIM model of actions."""
@@ -44,15 +47,16 @@ def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
     given = vars(parser.parse_args(argv))
     if "config" in given:
         path = given.pop("config")
-        given = {**_parse_settings(parser, read_settings(path), f"--config {path}"), **given}
+        settings = _parse_settings(parser, read_settings(path), f"--config {path}")
+        for flag, others in OTHER_DATA.items():
+            if flag in given:
+                settings = {name: value for name, value in settings.items() if name not in others}
+        given = {**settings, **given}
     if "init_from" in given:
         model = given["init_from"]
         theirs = _parse_settings(parser, _initial_settings(given), f"--init_from {model}")
         check_agreement(given, theirs, model)
         given |= theirs
-    missing = [f"--{item.name}" for item in dataclasses.fields(TrainConfig) if _is_required(item) and item.name not in given]
-    if missing:
-        parser.error(f"the following arguments are required: {', '.join(missing)}")
     return TrainConfig(**given)
 
 
@@ -124,10 +128,6 @@ def _train_parser(prog: str | None) -> OneLineParser:
     return parser
 
 
-def _is_required(item: dataclasses.Field) -> bool:
-    return item.default is dataclasses.MISSING
-
-
 def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> None:
     kind = item.type
     if isinstance(kind, UnionType):  # `int | None`
@@ -135,9 +135,7 @@ def _add_argument(group: argparse._ArgumentGroup, item: dataclasses.Field) -> No
     several = get_origin(kind) is tuple
     default: Any = item.default
     help_text = item.metadata["help"]
-    if _is_required(item):  # of the command line and --config together
-        help_text += " (required)"
-    elif default is not None:
+    if default is not None:
         help_text += f" (default: {' '.join(default) if several else default})"
     # The dataclass has the defaults.
     if kind is bool:

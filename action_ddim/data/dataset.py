@@ -40,12 +40,21 @@ class ActionDataset(Dataset):
         seq_len: L; by default what `dataset.json` says, else `default_seq_len`.
         default_seq_len: By default 250.
         flag: The flag that named the folder, for messages.
+        faults: Takes what is wrong with files that cannot be opened, which are then left out.
 
     Raises:
         UserError: the folder or a file in it is not what it should be, in one line that names it.
     """
 
-    def __init__(self, folder: str | Path, seq_len: int | None = None, *, default_seq_len: int | None = None, flag: str = ""):
+    def __init__(
+        self,
+        folder: str | Path,
+        seq_len: int | None = None,
+        *,
+        default_seq_len: int | None = None,
+        flag: str = "",
+        faults: list[str] | None = None,
+    ):
         self.folder = Path(folder)
         try:
             paths = sorted(self.folder.glob("*_actions.npy"))
@@ -55,6 +64,7 @@ class ActionDataset(Dataset):
         if fault:
             raise UserError(f"{flag} {fault}".strip())
         info = self.folder / "dataset.json"
+        self.info = self._read_info(info)
         stated = self._stated_seq_len(info)
         if stated and seq_len and stated != seq_len:
             raise UserError(f"--seq_len is {seq_len}, but {info} says {stated}; leave --seq_len out or mend the file")
@@ -62,12 +72,19 @@ class ActionDataset(Dataset):
         remedy = f"correct what {info} says" if stated else f"give their length as sequence_length in {info}"
         if not stated and not default_seq_len:
             remedy += ", or as --seq_len"
-        self.files = [open_action_file(path, self.seq_len, remedy) for path in paths]
+        self.files = []
+        for path in paths:
+            try:
+                self.files.append(open_action_file(path, self.seq_len, remedy))
+            except UserError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
         self._ends = np.cumsum([file.num_sequences for file in self.files])  # of each file, in sequences
         self._starts = self._ends - [file.num_sequences for file in self.files]
         self._open: OrderedDict[int, FileIO] = OrderedDict()
         self._values: torch.Tensor | None = None
-        if not len(self):
+        if not (self.files and len(self)):
             raise UserError(f"the files of {self.folder} hold no sequences; generate or import some")
 
     def _what_is_there_instead(self) -> str:
@@ -91,16 +108,16 @@ class ActionDataset(Dataset):
             " [0, 1] of the screen, press 0 or 1 (README.md, Your own recordings)"
         )
 
-    def _stated_seq_len(self, path: Path) -> int | None:
-        """Return the length that dataset.json says, None where it says none, and name the keys that mean nothing here."""
-        if not path.exists():
-            return None
+    def _read_info(self, path: Path) -> dict:
+        """Return what dataset.json says; nothing where there is none."""
         try:
-            info = json.loads(path.read_text())
-            keys = sorted(info.keys() - KNOWN_KEYS)
+            return dict(json.loads(path.read_text()).items()) if path.exists() else {}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} cannot be read as a JSON object ({error}); mend or remove it") from error
-        stated = info.get("sequence_length")
+
+    def _stated_seq_len(self, path: Path) -> int | None:
+        """Return the length that dataset.json says, None where it says none, and name the keys that mean nothing here."""
+        stated, keys = self.info.get("sequence_length"), sorted(self.info.keys() - KNOWN_KEYS)
         meant = [key for key in keys if get_close_matches(re.sub("[^a-z]", "", key.lower()), LENGTH_NAMES, cutoff=0.85)]
         if stated is None and meant:
             raise UserError(f"{path} says {meant[0]!r}; did you mean sequence_length? Rename it")
@@ -174,6 +191,13 @@ class ActionDataset(Dataset):
                 batch[row] = self._read(number, first, 1)
         return torch.from_numpy(batch)
 
+    def locate(self, indices: Sequence[int] | np.ndarray) -> list[tuple[str, int]]:
+        """Return the name of the file and the index in it of the sequences of these indices."""
+        index = np.asarray(indices, dtype=np.int64)
+        file_of = np.searchsorted(self._ends, index, side="right")
+        names = (self.files[number].path.name for number in file_of.tolist())
+        return list(zip(names, (index - self._starts[file_of]).tolist(), strict=True))
+
     def _opened(self, number: int) -> FileIO:
         """Return a file, open; those that were used last stay so."""
         if number in self._open:
@@ -195,6 +219,14 @@ class ActionDataset(Dataset):
         for first in range(0, file.num_sequences, at_once):
             yield first, self._read(number, first, min(at_once, file.num_sequences - first))
 
+    def chunks(self, doing: str) -> Iterator[tuple[Path, int, int, np.ndarray]]:
+        """Yield all sequences in pieces, with progress: file, the first one's index in it and in the data set, values."""
+        with self._bar(doing, len(self)) as bar:
+            for number, file in enumerate(self.files):
+                for first, chunk in self._chunks(number):
+                    yield file.path, first, int(self._starts[number]) + first, chunk
+                    bar.update(len(chunk))
+
     def _bar(self, doing: str, num_sequences: int) -> tqdm:
         disable = None if is_first_process() else True  # None: where there is no terminal
         return tqdm(
@@ -204,13 +236,8 @@ class ActionDataset(Dataset):
     def load(self, device: torch.device | str = "cpu") -> None:
         """Read every value into the device's memory, `nbytes` of it; the files are not needed after that."""
         values = torch.empty((len(self), self.seq_len, NUM_CHANNELS), dtype=torch.float32, device=device)
-        start = 0
-        with self._bar("loading", len(self)) as bar:
-            for number in range(len(self.files)):
-                for _, chunk in self._chunks(number):
-                    values[start : start + len(chunk)] = torch.from_numpy(chunk.astype(np.float32, copy=False))
-                    start += len(chunk)
-                    bar.update(len(chunk))
+        for _, _, start, chunk in self.chunks("loading"):
+            values[start : start + len(chunk)] = torch.from_numpy(chunk.astype(np.float32, copy=False))
         self._values = values
         self._open.clear()
 

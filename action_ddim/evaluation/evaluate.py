@@ -17,6 +17,7 @@ from action_ddim.denoising import estimate_noise
 from action_ddim.evaluation import inference, plots
 from action_ddim.evaluation.inference import ReconstructionSettings
 from action_ddim.evaluation.metrics import reconstruction_metrics
+from action_ddim.evaluation.page import Picture
 from action_ddim.evaluation.realism import Realism, check_eval_packages, measure_realism
 from action_ddim.pipeline import ActionDDIMPipeline
 from action_ddim.randomness import Stream, seeded_generator
@@ -88,15 +89,6 @@ class AssessmentSettings:
 
     def reconstruction(self, strength: float) -> ReconstructionSettings:
         return ReconstructionSettings(self.seed, strength, self.recon_steps)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as a PNG file, with the text above and below it."""
-
-    title: str
-    caption: str
-    png: bytes
 
 
 @dataclass(frozen=True)

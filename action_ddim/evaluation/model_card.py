@@ -15,7 +15,8 @@ NAME = "DDIM model of pointer and touch actions"
 TAGS = ["action-ddim", "ddim", "diffusion", "gestures", "pointer", "time-series"]
 # Where things lie on the machine that trained, and what is watched there, is nobody else's.
 PRIVATE_SETTINGS = (
-    *("data_dir", "val_data_dir", "init_from", "save_dir", "device", "report_to", "wandb_project"),
+    *("data_dir", "val_data_dir", "dataset_name", "dataset_config_name"),
+    *("init_from", "save_dir", "device", "report_to", "wandb_project"),
     *("push_to_hub", "hub_model_id"),
 )
 

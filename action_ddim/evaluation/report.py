@@ -1,20 +1,18 @@
 """What an assessment says, for a terminal, as `report.json` and as `report.html`, one file that needs no other."""
 
-import base64
 import dataclasses
 import html
-import json
 from pathlib import Path
 
 from action_ddim import __version__
 from action_ddim.atomic import written_whole
-from action_ddim.evaluation.evaluate import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment, Picture
+from action_ddim.evaluation.evaluate import DDIM_TABLE_2, LATENT_MOMENTS, TARGET_STRENGTH, Assessment
 from action_ddim.evaluation.metrics import TARGETS
 from action_ddim.evaluation.model_card import with_evaluation
+from action_ddim.evaluation.page import Picture, to_page, write_both
 from action_ddim.evaluation.realism import Comparison
 from action_ddim.evaluation.tables import Table, targets_table
 
-JSON_NAME, HTML_NAME = "report.json", "report.html"
 FIGURE_NAMES = {
     "classifier_accuracy": "forest on features told them apart",
     "classifier_accuracy_on_grid": "forest on features, on a pixel grid",
@@ -30,26 +28,6 @@ FIGURE_NAMES = {
     "js_gesture_type": "Jensen-Shannon, gesture type",
 }
 NUM_TELLING = 3  # features
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; background: #fff; color: #1c2430;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; padding-top: .8rem; border-top: 1px solid #d9dee6; }
-p { max-width: 46rem; color: #465164; margin: .4rem 0; }
-code { overflow-wrap: anywhere; }
-.verdict { display: inline-block; margin: .6rem 0 0; padding: .25rem .8rem; border-radius: 1rem; font-weight: 600; }
-.verdict.met { background: #d9f2e6; } .verdict.missed { background: #fde3d3; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; }
-th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #e6eaf0; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-th { font-weight: 600; color: #465164; }
-td.met { color: #00664a; font-weight: 600; } td.missed { color: #a34100; font-weight: 600; }
-@media (max-width: 40rem) { body { padding: 1rem; } th, td { padding: .3rem .45rem; } }
-figure { margin: 0; } img { max-width: 100%; height: auto; display: block; }
-figcaption { color: #465164; margin-top: .3rem; }
-"""
 
 
 def tables(assessment: Assessment) -> list[Table]:
@@ -157,32 +135,12 @@ def to_html(assessment: Assessment, pictures: list[Picture], model: str, data_di
     """Return the report as a page with its figures within."""
     verdict = "met" if all(target.is_met(assessment.reconstruction[TARGET_STRENGTH]) for target in TARGETS) else "missed"
     first, *others = tables(assessment)
-    figures = "\n".join(
-        f"<section><h2>{html.escape(picture.title)}</h2><figure>"
-        f'<img alt="{html.escape(picture.title)}" src="data:image/png;base64,{base64.b64encode(picture.png).decode()}">'
-        f"<figcaption>{html.escape(picture.caption)}</figcaption></figure></section>"
-        for picture in pictures
-    )
-    body = "\n".join(table.to_html() for table in others)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>action_ddim: {html.escape(model)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>How good the model is</h1>
-<p><code>{html.escape(model)}</code> on {assessment.num_sequences} held-out sequences of {assessment.seq_len} steps from
-<code>{html.escape(data_dir)}</code>; action_ddim {__version__}, seed {assessment.settings.seed}.</p>
-<p class="verdict {verdict}">{html.escape(first.note)}</p>
-{dataclasses.replace(first, note="").to_html()}
-{body}
-{figures}
-</body>
-</html>
-"""
+    introduction = f"""<p><code>{html.escape(model)}</code> on {assessment.num_sequences} held-out sequences of
+{assessment.seq_len} steps from <code>{html.escape(data_dir)}</code>; action_ddim {__version__},
+seed {assessment.settings.seed}.</p>
+<p class="verdict {verdict}">{html.escape(first.note)}</p>"""
+    shown = [dataclasses.replace(first, note=""), *others]
+    return to_page(model, "How good the model is", introduction, shown, pictures)
 
 
 def update_card(card: Path, assessment: Assessment) -> None:
@@ -205,9 +163,4 @@ def write_report(folder: Path, assessment: Assessment, pictures: list[Picture], 
     Raises:
         UserError: they cannot be written.
     """
-    # JSON has no NaN: what is not a number is null.
-    content = json.loads(json.dumps(to_json(assessment, model, data_dir)), parse_constant=lambda constant: None)
-    numbers = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    for name, text in ((JSON_NAME, numbers), (HTML_NAME, to_html(assessment, pictures, model, data_dir))):
-        with written_whole("--out", folder / name) as file:
-            file.write(text.encode())
+    write_both(folder, to_json(assessment, model, data_dir), to_html(assessment, pictures, model, data_dir))

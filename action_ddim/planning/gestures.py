@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from action_ddim.actions import NUM_CHANNELS, PRESS
+from augmentation.strokes import minimum_jerk_progress
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +154,7 @@ def strokes(places: np.ndarray, spans: np.ndarray, seq_len: int, *, still: bool 
         share = np.pad(way / np.maximum(way[:, -1:], 1e-9), ((0, 0), (1, 0)))
         share[:, -1] = 1
         tau = np.linspace(0, 1, 1001)
-        at = first + np.rint(np.interp(share, tau**3 * (10 + tau * (6 * tau - 15)), tau) * (last - first)).astype(int)
+        at = first + np.rint(np.interp(share, minimum_jerk_progress(tau), tau) * (last - first)).astype(int)
         # Of places that fall on one step, the last counts: the stroke ends where it should.
         known[rows, at, :PRESS] = places
         mask[rows, at, :PRESS] = True

@@ -30,7 +30,7 @@ def _flag(
     """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`.
 
     A run may be resumed with another value where `may_change`: because that does not affect what is learned, or because it
-    is compared otherwise, as the folders of data are by a digest of their files.
+    is compared otherwise, as data is by a digest of its files.
     """
     metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
     return field(default=default, metadata={**metadata, "may_change": may_change})
@@ -44,8 +44,24 @@ class TrainConfig:
         UserError: a value is out of its range, in one line that names the flag.
     """
 
-    data_dir: str = _flag("folder of the training data, *_actions.npy", group="data", may_change=True)
-    val_data_dir: str = _flag("folder of the validation data, *_actions.npy", group="data", may_change=True)
+    data_dir: str | None = _flag(
+        "folder of the training data, *_actions.npy (required, or --dataset_name)", default=None, group="data", may_change=True
+    )
+    val_data_dir: str | None = _flag(
+        "folder of the validation data, *_actions.npy (required, or --dataset_name, which has it as a split)",
+        default=None,
+        group="data",
+        may_change=True,
+    )
+    dataset_name: str | None = _flag(
+        "data set of the Hugging Face Hub, ORG/NAME, or a folder of its form, instead of --data_dir",
+        default=None,
+        group="data",
+        may_change=True,
+    )
+    dataset_config_name: str | None = _flag(
+        "configuration of --dataset_name, where it has several", default=None, group="data", may_change=True
+    )
     seq_len: int | None = _flag(
         "time steps a sequence; by default what the folder's dataset.json says, else 250",
         default=None,
@@ -58,9 +74,9 @@ class TrainConfig:
     num_layers: int = _flag("transformer blocks; 2 to 12 recommended", default=4, group="model", at_least=1)
     nhead: int = _flag("attention heads; must divide --d_model", default=4, group="model", at_least=1)
     patch_size: int = _flag(
-        "time steps a token; fewer are finer, and slower in proportion", default=6, group="model", at_least=1
+        "time steps a token; fewer are finer, and slower in proportion", default=5, group="model", at_least=1
     )
-    mlp_ratio: int = _flag("width of hidden layers, over --d_model", default=2, group="model", at_least=1)
+    mlp_ratio: int = _flag("width of hidden layers, over --d_model", default=3, group="model", at_least=1)
     dropout: float = _flag("share of activations dropped while training, 0 to below 1", default=0.0, group="model", at_least=0)
     init_from: str | None = _flag(
         "pipeline folder, or its Hub id ORG/NAME, whose weights to start from; settings that shape the model come from there",
@@ -282,6 +298,7 @@ class TrainConfig:
         object.__setattr__(self, "augment", tuple(self.augment) or NO_TRANSFORMS)
         for item in dataclasses.fields(self):
             _check_field(item, getattr(self, item.name))
+        self._check_data()
         if self.d_model % self.nhead:
             raise UserError(
                 f"--d_model {self.d_model} is not divisible by --nhead {self.nhead}; choose a --nhead that divides it"
@@ -315,6 +332,16 @@ class TrainConfig:
             )
         if self.push_to_hub != (self.hub_model_id is not None):
             raise UserError("--push_to_hub and --hub_model_id go together; give both, or neither")
+
+    def _check_data(self) -> None:
+        """Hold the flags that name data against each other."""
+        if self.dataset_name is not None and self.data_dir is not None:
+            raise UserError("--data_dir and --dataset_name exclude each other; leave one of them out")
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise UserError("--dataset_config_name is one of --dataset_name; give that too, or leave it out")
+        missing = [f"--{name}" for name in ("data_dir", "val_data_dir") if getattr(self, name) is None]
+        if missing and self.dataset_name is None:
+            raise UserError(f"the following arguments are required: {', '.join(missing)}, or --dataset_name in their place")
 
     @property
     def peak_lr(self) -> float:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from action_ddim.data.dataset import CHUNK_BYTES, ActionDataset, open_for_model
+from action_ddim.data.hub_dataset import fetch_dataset
 from action_ddim.errors import RunError, RunStopped, UserError
 from action_ddim.randomness import Stream, seed_of, seeded_generator, uniform_at
 from action_ddim.training.config import NO_TRANSFORMS, TrainConfig
@@ -29,18 +30,35 @@ DEVICE_SHARE = 0.5  # of the device's free memory that data may take; the rest i
 
 def open_data(config: TrainConfig) -> tuple[ActionDataset, ActionDataset]:
     """Open the training and the validation data; their headers are read, their values not yet."""
+    train_source, val_source = find_data(config)
     if config.init_from is not None and config.seq_len is not None:
         model = f"--init_from {config.init_from}"
-        train_data = open_for_model("--data_dir", config.data_dir, config.seq_len, model)
-        return train_data, open_for_model("--val_data_dir", config.val_data_dir, config.seq_len, model)
-    train_data = ActionDataset(config.data_dir, config.seq_len, flag="--data_dir")
-    val_data = ActionDataset(config.val_data_dir, config.seq_len, flag="--val_data_dir")
+        train_data = open_for_model(*train_source, config.seq_len, model)
+        return train_data, open_for_model(*val_source, config.seq_len, model)
+    train_data, val_data = (ActionDataset(folder, config.seq_len, flag=flag) for flag, folder in (train_source, val_source))
     if train_data.seq_len != val_data.seq_len:
         raise UserError(
-            f"--data_dir {config.data_dir} holds sequences of {train_data.seq_len} steps,"
-            f" --val_data_dir {config.val_data_dir} of {val_data.seq_len}; give folders of the same length"
+            f"{' '.join(train_source)} holds sequences of {train_data.seq_len} steps,"
+            f" {' '.join(val_source)} of {val_data.seq_len}; give folders of the same length"
         )
     return train_data, val_data
+
+
+def find_data(config: TrainConfig) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return flag and folder of the training and of the validation data; those of `--dataset_name` are fetched first.
+
+    Raises:
+        UserError: they cannot be fetched, or have no split to validate on.
+    """
+    val_source = ("--val_data_dir", str(config.val_data_dir))
+    if config.dataset_name is None:
+        return ("--data_dir", str(config.data_dir)), val_source
+    fetched, flag = fetch_dataset(config.dataset_name, config.dataset_config_name), f"--dataset_name {config.dataset_name}:"
+    if config.val_data_dir is None:
+        val_source = (flag, str(fetched / "val"))
+        if not (fetched / "val").is_dir():
+            raise UserError(f"{flag} it has no split that is called validation or test; give --val_data_dir")
+    return (flag, str(fetched / "train")), val_source
 
 
 def validate_once(accelerator: Accelerator, dataset: ActionDataset, interruption: Interruption) -> None:
@@ -174,6 +192,11 @@ class AugmentedDataset(Dataset):
     def location(self) -> str:
         """Where the values lie, in words."""
         return self.dataset.location
+
+    @property
+    def info(self) -> dict:
+        """What `dataset.json` says."""
+        return self.dataset.info
 
     def __getitems__(self, indices: list[int]) -> torch.Tensor:
         """Return a whole batch `(B, L, 3)`."""

@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> dict[str, float]:
     train_data, val_data = open_data(config)
     with folder.locked(), Interruption(config.max_train_time) as interruption, threads_settled(), failures_explained(folder):
         accelerator = make_accelerator(config)
-        identity = resume.identity(config, accelerator, train_data.seq_len)
+        identity = resume.identity(config, accelerator, train_data, val_data)
         origin = resume.find_origin(config, identity, accelerator.print)
         if origin and origin.is_finished(config):
             accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")

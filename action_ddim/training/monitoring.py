@@ -1,9 +1,6 @@
 """What a run shows of itself each epoch: the lines and rows that report its metrics, figures, and the model card."""
 
-import contextlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -128,14 +125,11 @@ def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, by
         row: Of the epoch under way, where the weights are judged by it; no figure shows them yet. By default the last row
             and the last figure that there are.
     """
-    data: dict = {}
-    with contextlib.suppress(OSError, ValueError):  # it was an object at the start, where there was one
-        data = json.loads((Path(run.config.data_dir) / "dataset.json").read_text())
     # The epoch ends the name; the newest is the one drawn last.
     paths = run.folder.plots.glob("reconstructions_epoch_*.png") if row is None else ()
     drawn = {path.stem.rsplit("_", 1)[1]: path for path in paths}
     figures = [drawn[epoch] for epoch in sorted(filter(str.isdecimal, drawn), key=int)]
     if row is None:
         row = run.folder.rows[-1] if run.folder.rows else {}
-    card = model_card(run.folder.config, row, data, updates=run.update, has_figure=bool(figures))
+    card = model_card(run.folder.config, row, run.loader.dataset.info, updates=run.update, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

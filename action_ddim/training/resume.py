@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import load
 from safetensors.torch import load_file
 
+from action_ddim.data.dataset import ActionDataset
 from action_ddim.errors import UserError, first_line
 from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
 from action_ddim.training.config import TrainConfig
@@ -125,16 +126,18 @@ def find_checkpoint(config: TrainConfig, say: Callable[[str], None]) -> Path | N
     return checkpoint
 
 
-def identity(config: TrainConfig, accelerator: Accelerator, seq_len: int) -> dict[str, Any]:
+def identity(
+    config: TrainConfig, accelerator: Accelerator, train_data: ActionDataset, val_data: ActionDataset
+) -> dict[str, Any]:
     """Return what must be the same when a run goes on, by the name of the flag; the data by a digest."""
     fields = [item for item in dataclasses.fields(config) if not item.metadata["may_change"]]
     return {
         **{item.name: getattr(config, item.name) for item in fields},
-        "seq_len": seq_len,
+        "seq_len": train_data.seq_len,
         "mixed_precision": accelerator.mixed_precision,
         "num_processes": accelerator.num_processes,
-        "data_dir": data_digest(Path(config.data_dir)),
-        "val_data_dir": data_digest(Path(config.val_data_dir)),
+        "data_dir": data_digest(train_data.folder),
+        "val_data_dir": data_digest(val_data.folder),
     }
 
 
@@ -162,8 +165,10 @@ def check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConfi
         if value == was:
             continue
         if name in ("data_dir", "val_data_dir"):
+            given = getattr(config, name)
+            source = f"--dataset_name {config.dataset_name}, for --{name}," if given is None else f"--{name} {given}"
             raise UserError(
-                f"--{name} {getattr(config, name)} is not the data that {checkpoint} was trained with"
+                f"{source} is not the data that {checkpoint} was trained with"
                 f" (digest {value[:8]}, not {str(was)[:8]}); give the same data, {anew}"
             )
         flag = f"accelerate launch --{name}" if name == "num_processes" else f"--{name}"

@@ -107,6 +107,10 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
             {"plot_epochs": 0, "early_stopping_patience": 3, "early_stopping_metric": "val/realism/type_distance"},
             "--early_stopping_metric val/realism/type_distance is measured every --plot_epochs, which is 0",
         ),
+        ({"dataset_name": "a/b"}, "--data_dir and --dataset_name exclude each other; leave one of them out"),
+        ({"dataset_config_name": "mouse"}, "--dataset_config_name is one of --dataset_name"),
+        ({"data_dir": None}, "the following arguments are required: --data_dir, or --dataset_name in their place"),
+        ({"dataset_name": " ", "data_dir": None}, "--dataset_name is blank"),
         ({"recon_steps": 1001}, "--recon_steps 1001 is more than --num_train_timesteps 1000"),
         ({"device": "tpu"}, "--device is 'tpu'; choose from auto, cpu, cuda, mps"),
         ({"max_train_steps": 0}, "--max_train_steps is 0; give at least 1"),
@@ -169,6 +173,25 @@ def test_settings_come_from_a_file_and_flags_override_it(name, tmp_path):
     assert parse_train_config([*words, *flags]) == parse_train_config([*flags, *words]) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, None, "a/b")),
+        (["--data_dir", "t", "--val_data_dir", "v"], ("t", "v", None)),
+        (["--dataset_name", "c/d"], (None, None, "c/d")),
+        (["--val_data_dir", "v"], (None, "v", "a/b")),
+    ],
+)
+def test_data_of_the_command_line_takes_the_place_of_the_files(words, expected, tmp_path):
+    settings = {"dataset_name": "a/b", "dataset_config_name": "mouse"}
+    (tmp_path / "hub.json").write_text(json.dumps(settings))
+    parsed = parse_train_config(["--config", str(tmp_path / "hub.json"), *words])
+    assert (parsed.data_dir, parsed.val_data_dir, parsed.dataset_name) == expected
+    (tmp_path / "folders.yaml").write_text("data_dir: train\nval_data_dir: val\n")
+    parsed = parse_train_config(["--config", str(tmp_path / "folders.yaml"), "--dataset_name", "a/b"])
+    assert (parsed.data_dir, parsed.val_data_dir, parsed.dataset_name) == (None, None, "a/b")
+
+
 def test_what_a_run_records_is_its_configuration(tmp_path):
     """Every field, at a value that is not its default, some of which YAML would read as another type."""
     changed = {
@@ -177,6 +200,9 @@ def test_what_a_run_records_is_its_configuration(tmp_path):
         if item.metadata["choices"] is None and item.type in (int, float, bool, str)
     }
     changed |= {
+        "dataset_name": "someone/1e3",
+        "dataset_config_name": "no",
+        "val_data_dir": "1e3",
         "hub_model_id": "someone/1e3",
         "snr_gamma": 1e-7,
         "save_dir": "-\N{FLOPPY DISK}",

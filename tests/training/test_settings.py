@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import action_ddim.export
 from action_ddim import ActionTransformer1DModel, TrainConfig
-from action_ddim.cli.main import train
+from action_ddim.cli.main import main, train
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import reset_accelerator, rows
 from tests.faults import not_finite
@@ -43,12 +43,15 @@ class Case(NamedTuple):
 
 
 PLAIN = {"data_dir": "plain", "val_data_dir": "plain"}  # no dataset.json says how long
+FROM_HUB = {"data_dir": None, "val_data_dir": None}
 TO_HUB = {"push_to_hub": True, "hub_model_id": "someone/strokes"}
 SEVERAL = {"num_epochs": 4}  # at first the blocks add next to nothing
 NEVER_BETTER = {"num_epochs": 4, "early_stopping_patience": 1, "early_stopping_min_delta": 1e9}
 CASES = {
     "data_dir": Case("other/train", NOISED),
     "val_data_dir": Case("other/val", MEASURED),
+    "dataset_name": Case("hub/second", NOISED, given={**FROM_HUB, "dataset_name": "hub/first"}),
+    "dataset_config_name": Case("second", NOISED, given={**FROM_HUB, "dataset_name": "hub", "dataset_config_name": "first"}),
     "seq_len": Case(
         10,
         {"network", "validated", "evaluation batch", "inputs", *LONGER},
@@ -57,8 +60,8 @@ CASES = {
     "d_model": Case(32, {"network", "initial weights", "learning rates", *LEARNED}),
     "num_layers": Case(2, {"network", "initial weights", *LEARNED}),
     "nhead": Case(4, {"network", "initial weights", *LEARNED}, given=SEVERAL),
-    "mlp_ratio": Case(3, {"network", "initial weights", *LEARNED}),
-    "patch_size": Case(5, {"network", "initial weights", *LEARNED}),
+    "mlp_ratio": Case(2, {"network", "initial weights", *LEARNED}),
+    "patch_size": Case(6, {"network", "initial weights", *LEARNED}),
     "dropout": Case(0.5, {"network", *LEARNED}, given=SEVERAL),
     "init_from": Case("model", {"initial weights", *LEARNED}, given={"num_train_timesteps": 100, "mlp_ratio": 4}),
     # The network knows at how many timesteps, if it predicts the clean actions, its input is as good as they are.
@@ -119,6 +122,12 @@ def folders(data, model, tmp_path_factory) -> Path:
         write_gestures(GestureConfig(num_sequences=number, sequence_length=20, seed=seed), folder / "other" / name)
     shutil.copytree(data / "train", folder / "plain", ignore=shutil.ignore_patterns("*.json"))
     shutil.copytree(model, folder / "model")
+    configs = []
+    for name, source in (("first", data), ("second", folder / "other")):
+        assert main(["push-data", str(source), "someone/strokes", "--out", str(folder / "hub" / name)]) == 0
+        files = {split: f"{name}/data/{split}-*" for split in ("train", "validation")}
+        configs.append({"config_name": name, "data_files": [{"split": split, "path": path} for split, path in files.items()]})
+    (folder / "hub" / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
     return folder
 
 
@@ -225,6 +234,7 @@ def observe(folders, flags, monkeypatch, capsys, fresh_accelerator):
         place = output.out.partition("training (")[2].partition(")")[0]
         return {"end": "finished", **watch.seen, "data": place, **what_is_left(folder, settings["save_dir"])}
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders / "cache"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("CXX", shutil.which("sh"))  # a compiler is asked for, and not used here
     return run
