@@ -53,8 +53,8 @@ START_UPS = {
     "ours: ActionDDIMPipeline": "from action_ddim.pretrained import load_pipeline; plan = load_pipeline(sys.argv[1], 'cpu')",
     "onnx: OnnxActionSampler": "from action_ddim.serving.onnx_sampler import OnnxActionSampler as S; plan = S(sys.argv[1])",
 }
-# On Linux in kB, on a Mac in bytes.
-SAY_SIZE = "plan(1); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024))"
+# By Linux: what getrusage calls the largest size begins with that of the process which this one was forked from.
+SAY_SIZE = "plan(1); print(int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize())"
 
 
 class Contender(NamedTuple):
@@ -201,7 +201,7 @@ def measure_start(args: argparse.Namespace) -> Table:
             measured[label].append((time.perf_counter() - started, int(size) / 1e6))
     medians = {label: np.median(pairs, axis=0) for label, pairs in measured.items()}
     rows = tuple((label, f"{seconds:.2f}", f"{size:.0f}") for label, (seconds, size) in medians.items())
-    return Table("Start-up", ("", "seconds to the first plan", "largest resident MB"), rows, "processes of their own; medians")
+    return Table("Start-up", ("", "seconds to the first plan", "resident MB then"), rows, "processes of their own; medians")
 
 
 def held_out_actions(args: argparse.Namespace, seq_len: int) -> np.ndarray:

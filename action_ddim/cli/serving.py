@@ -1,7 +1,6 @@
 """The verb for actions put to use: `replay`. Exported models are `export`'s, in model."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from action_ddim.atomic import written_whole
 from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
 from action_ddim.cli.outputs import check_output
 from action_ddim.data.action_file import open_action_file
+from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
 from action_ddim.serving.replay import FORMATS, events, render
 
@@ -71,11 +71,8 @@ def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
 def _description_beside(path: Path) -> dict[str, float]:
     """Return what a dataset.json beside a file says of length and rate."""
     info = path.with_name("dataset.json")
-    try:
-        said = json.loads(info.read_text()) if info.exists() else {}
-        found = {name: said[name] for name in ("sequence_length", "rate_hz") if said.get(name) is not None}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{info} cannot be read as a JSON object ({error}); mend or remove it") from error
+    said = read_info(info)
+    found = {name: said[name] for name in ("sequence_length", "rate_hz") if said.get(name) is not None}
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise UserError(f"{info} says {name} {value!r}, not a number above 0; mend it")
