@@ -1,17 +1,15 @@
-"""`action-ddim replay` and `export --format onnx` as users call them, and their mistakes in one line."""
+"""`action-ddim replay` as users call it, and its mistakes and those of `export --format onnx` in one line."""
 
 import importlib.util
 import json
 
 import numpy as np
 import pytest
-import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.cli import model as model_cli
 from action_ddim.cli.main import main
-from action_ddim.serving.onnx_sampler import OnnxActionSampler
 from action_ddim.serving.replay import Event, events, render
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import SEQ_LEN, one_line
@@ -96,21 +94,6 @@ def test_files_that_are_none_are_one_line(file, actions, tmp_path, capsys):
         (file.parent / "dataset.json").write_text(said)
         assert call("replay", file) == 2
         one_line(capsys, "dataset.json", message)
-
-
-@pytest.mark.slow
-def test_trained_model_runs_as_a_graph_and_says_what_its_card_says(run, tmp_path, capsys):
-    model = run() / "pipeline"
-    capsys.readouterr()
-    assert call("export", "--model", model, "--format", "onnx", "--num_inference_steps", 3, "--out", tmp_path / "graphs") == 0
-    said = capsys.readouterr()
-    assert "OnnxActionSampler" in said.out
-    assert said.err == ""
-    sampler, pipeline = OnnxActionSampler(tmp_path / "graphs", num_threads=2), ActionDDIMPipeline.from_pretrained(model)
-    latents = np.random.default_rng(0).standard_normal((2, SEQ_LEN, 3), np.float32)
-    expected = pipeline(latents=torch.from_numpy(latents), num_inference_steps=3).actions
-    np.testing.assert_allclose(sampler(latents=latents), expected, rtol=0, atol=1e-4)
-    assert f"value: {json.loads(sampler.metadata['metrics'])['mse']}\n" in (model / "README.md").read_text()
 
 
 def test_mistakes_of_an_export_as_onnx_are_one_line(model, tmp_path, monkeypatch, capsys):

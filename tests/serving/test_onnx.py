@@ -1,6 +1,9 @@
 """The exported graphs do what the pipeline does, from the same latents, in a process without torch."""
 
+import io
 import json
+import re
+from contextlib import redirect_stdout
 
 import numpy as np
 import onnx
@@ -9,7 +12,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from action_ddim import ActionDDIMPipeline, ActionTransformer1DModel, ExactDDIMScheduler, build_mask
+from action_ddim.cli.main import main
 from action_ddim.errors import UserError
+from action_ddim.evaluation.model_card import read_card
+from action_ddim.pretrained import load_pipeline
 from action_ddim.serving.onnx_export import export_onnx
 from action_ddim.serving.onnx_sampler import FILL_NAME, SAMPLE_NAME, OnnxActionSampler
 from augmentation.gestures import GestureConfig, generate
@@ -18,6 +24,16 @@ from tests.gaussian import make_scheduler
 
 NUM_STEPS, NUM_LAYERS, WIDTH = 4, 1, 16
 TOLERANCE = 1e-4
+RESULTS = "[{task: {type: reconstruction}, dataset: {type: held-out, name: mine}, metrics: [{type: mse, value: 0.25}]}]"
+CARD = f"""---
+license: cc0-1.0
+model-index: [{{name: strokes, results: {RESULTS}}}]
+---
+
+| of the training data | value |
+| --- | ---: |
+| rate\\_hz | 500 |
+"""
 
 
 def make_pipeline(prediction_type: str = "sample", rest_head: bool = True, **changes) -> ActionDDIMPipeline:
@@ -40,9 +56,15 @@ def pipeline() -> ActionDDIMPipeline:
 
 @pytest.fixture(scope="module")
 def folder(pipeline, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "exported"
-    export_onnx(pipeline, folder, NUM_STEPS)
-    return folder
+    """The pipeline as `action-ddim export` writes it, with a card beside it."""
+    there = tmp_path_factory.mktemp("onnx")
+    pipeline.save_pretrained(there / "pipeline")
+    (there / "pipeline" / "README.md").write_text(CARD)
+    words = ("--format", "onnx", "--num_inference_steps", NUM_STEPS, "--out", there / "exported")
+    with redirect_stdout(io.StringIO()) as said:
+        assert main(["export", "--model", str(there / "pipeline"), *map(str, words)]) == 0
+    assert re.search(r"without torch \(fill.onnx 0\.\d+ MB, sample.onnx 0\.\d+ MB\)\n$", said.getvalue())
+    return there / "exported"
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +126,26 @@ def test_one_known_action_serves_all_sequences(sampler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_other_predictions_without_a_rest_head(prediction_type, tmp_path):
-    pipeline = make_pipeline(prediction_type, rest_head=False, clip_sample=True)
-    export_onnx(pipeline, tmp_path / "exported", NUM_STEPS)
-    sampler, latents, mask = OnnxActionSampler(tmp_path / "exported"), draw_latents(3), MASKS["press and places"]
-    expected = pipeline(latents=latents, num_inference_steps=NUM_STEPS, output_type="pt").actions
-    assert_same(sampler(latents=latents.numpy()), expected)
-    known = draw_known(3)
+def test_epsilon_clipped_without_a_rest_head(tmp_path):
+    assert_exported_is_same(make_pipeline("epsilon", rest_head=False, clip_sample=True), tmp_path / "exported")
+
+
+@pytest.mark.slow
+def test_trained_pipeline_of_velocities(run, tmp_path):
+    folder = run(prediction_type="v_prediction") / "pipeline"
+    sampler = assert_exported_is_same(load_pipeline(str(folder), "cpu"), tmp_path / "exported")
+    assert f"value: {json.loads(sampler.metadata['metrics'])['mse']}\n" in (folder / "README.md").read_text()
+
+
+def assert_exported_is_same(pipeline: ActionDDIMPipeline, folder) -> OnnxActionSampler:
+    export_onnx(pipeline, folder, NUM_STEPS)
+    sampler, latents, known, mask = OnnxActionSampler(folder, num_threads=2), draw_latents(3), draw_known(3), MASKS["ends"]
+    assert_same(
+        sampler(latents=latents.numpy()), pipeline(latents=latents, num_inference_steps=NUM_STEPS, output_type="pt").actions
+    )
     expected = pipeline(latents=latents, num_inference_steps=NUM_STEPS, known=known, mask=mask, output_type="pt").actions
-    assert_same(sampler.fill(known, mask, latents=latents.numpy()), expected, mask[:, 2])
+    assert_same(sampler.fill(known, mask, latents=latents.numpy()), expected)
+    return sampler
 
 
 @pytest.mark.parametrize("name", [SAMPLE_NAME, FILL_NAME])
@@ -148,23 +180,19 @@ def test_graph_is_as_small_as_it_can_be(folder, pipeline):
     assert floats < network + pipeline.denoiser.positions.numel() + NUM_STEPS * of_a_step
 
 
-def test_file_says_what_it_holds(sampler, pipeline):
-    assert (sampler.seq_len, sampler.num_inference_steps, sampler.rate_hz) == (SEQ_LEN, NUM_STEPS, None)
+def test_file_says_what_it_holds(sampler):
+    assert (sampler.seq_len, sampler.num_inference_steps, sampler.rate_hz) == (SEQ_LEN, NUM_STEPS, 500)
     about = sampler.metadata
     assert json.loads(about["channels"]) == ["x", "y", "press"]
-    assert (about["prediction_type"], about["license"]) == ("sample", "not stated")
+    assert (about["prediction_type"], about["license"]) == ("sample", "cc0-1.0")
+    assert json.loads(about["metrics"]) == {"mse": 0.25}
     assert json.loads(about["versions"])["torch"] == torch.__version__
-    assert "metrics" not in about
 
 
-def test_licence_and_rate_come_from_the_card(pipeline, tmp_path):
-    from action_ddim.evaluation.model_card import read_card
-
-    card = "---\nlicense: cc0-1.0\n---\n\n| of the training data | value |\n| --- | ---: |\n| rate\\_hz | 500 |\n"
-    (tmp_path / "README.md").write_text(card)
-    assert read_card(tmp_path)[::2] == ("cc0-1.0", 500)
+def test_card_that_says_nothing(tmp_path):
+    assert read_card(tmp_path) == (None, None, None)
     (tmp_path / "README.md").write_text("Mine")
-    assert read_card(tmp_path) == read_card(tmp_path / "nowhere") == (None, None, None)
+    assert read_card(tmp_path) == (None, None, None)
 
 
 def test_seed_repeats_a_draw(sampler):
