@@ -127,7 +127,7 @@ def read_card(pipeline: Path) -> CardFacts:
         results = [result for model in metadata.get("model-index", []) for result in model["results"]]
         measured = [metric for result in results for metric in result["metrics"]]
         metrics = {str(metric["type"]): float(metric["value"]) for metric in measured}
-        rate = re.search(r"^\| rate\S*hz \| ([\d.]+) \|$", (pipeline / CARD_NAME).read_text(), re.MULTILINE)
+        rate = re.search(r"^\| rate_hz \| ([\d.]+) \|$", (pipeline / CARD_NAME).read_text(), re.MULTILINE)
         return CardFacts(metadata.get("license"), metrics or None, float(rate[1]) if rate else None)
     except Exception:  # as in `updates_of`
         return CardFacts()

@@ -32,7 +32,7 @@ model-index: [{{name: strokes, results: {RESULTS}}}]
 
 | of the training data | value |
 | --- | ---: |
-| rate\\_hz | 500 |
+| rate_hz | 500 |
 """
 
 
