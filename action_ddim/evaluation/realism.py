@@ -25,6 +25,7 @@ MAX_SEQUENCES = 1000  # on either side; a classifier learns hardly more from mor
 NUM_HALVINGS = 5
 NUM_JUDGED = 2  # of the halvings, for all that the judges say beyond `classifier_accuracy`: each takes a second or two
 NUM_FOLDS = 5
+NUM_TREES = 50
 NUM_BINS = 20
 NUM_KERNELS = 2000  # of MiniRocket; its usual 10,000 tell no more apart here
 MIN_STEPS = 9  # the length of its kernels
@@ -221,7 +222,7 @@ def classifier_accuracy(first: np.ndarray, second: np.ndarray, seed: int = 0) ->
     from sklearn.ensemble import RandomForestClassifier
 
     # A leaf of several sequences keeps the trees from learning their noise by heart.
-    forest = RandomForestClassifier(n_estimators=50, min_samples_leaf=5, random_state=seed)
+    forest = RandomForestClassifier(n_estimators=NUM_TREES, min_samples_leaf=5, random_state=seed)
     return _cross_validated(forest, np.concatenate([first, second]), seed)
 
 
