@@ -216,7 +216,7 @@ class ActionTransformer1DModel(ModelMixin, ConfigMixin):
         Raises:
             ValueError: the sample has another length or other channels than the config says.
         """
-        B = len(sample)
+        B = sample.shape[0]  # not len(), which an export would take for a fixed number
         expected = (self.config.seq_len, self.config.in_channels)
         if tuple(sample.shape[1:]) != expected:
             raise ValueError(f"sample has the shape {tuple(sample.shape)}, not (B, {expected[0]}, {expected[1]})")

@@ -395,13 +395,16 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         return_dict: bool,
         known: Known | None = None,
     ) -> ActionPipelineOutput | tuple:
+        decoded = self._decode(sample, move_logits, output_type, known)
+        actions = decoded.float().cpu().numpy() if output_type == "np" else decoded
+        return ActionPipelineOutput(actions=actions) if return_dict else (actions,)
+
+    @staticmethod
+    def _decode(sample: torch.Tensor, move_logits: torch.Tensor | None, output_type: str, known: Known | None) -> torch.Tensor:
+        """Return clean samples as actions in [0, 1]: rests exact, the press of `"np"` 0 or 1, what is known as it was given."""
         actions = from_model_space(sample)
         if move_logits is not None:
             actions = decode_rests(actions, move_logits, known)
         if output_type == "np":
             actions = threshold_press(actions)
-        if known is not None:
-            actions = known.into_actions(actions)
-        if output_type == "np":
-            actions = actions.float().cpu().numpy()
-        return ActionPipelineOutput(actions=actions) if return_dict else (actions,)
+        return actions if known is None else known.into_actions(actions)

@@ -7,6 +7,7 @@ Speed: from noise to actions in [0, 1], drawing the noise included, on the CPU.
 
 ours      `ActionDDIMPipeline`; with --compile once more with its denoiser compiled, compiling not timed.
 stock     diffusers' `DDIMScheduler` in the loop of diffusers' pipelines, over the same denoiser.
+onnx      with --onnx: exported, `OnnxActionSampler`; and how long a process of each takes to its first plan, and its memory.
 unet      diffusers' `UNet1DModel` of about as many parameters in that loop; its weights, untrained, change no time.
 ddpm      diffusers' `DDPMScheduler` in that loop over the same denoiser, every training timestep.
 
@@ -15,6 +16,10 @@ beside the same figure between two halves of the held-out actions. Needs the ext
 """
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -41,6 +46,15 @@ NUM_HELD_OUT, HELD_OUT_SEED = 1000, 1  # of the generator: the documented valida
 UNET_FACTOR = 8  # the U-Net halves the length three times
 SLOW_STEPS = 1000  # from here on, fewer repeats and fewer samples
 QUICK = {"rounds": 1, "repeats": 2, "throughput_batch": 4, "num_samples": MIN_SEQUENCES, "steps": [5, 10], "etas": [0.0, 1.0]}
+
+
+# Of a process of its own: from its start to its first plan.
+START_UPS = {
+    "ours: ActionDDIMPipeline": "from action_ddim.pretrained import load_pipeline; plan = load_pipeline(sys.argv[1], 'cpu')",
+    "onnx: OnnxActionSampler": "from action_ddim.serving.onnx_sampler import OnnxActionSampler as S; plan = S(sys.argv[1])",
+}
+# By Linux: what getrusage calls the largest size begins with that of the process which this one was forked from.
+SAY_SIZE = "plan(1); print(int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize())"
 
 
 class Contender(NamedTuple):
@@ -98,6 +112,14 @@ def make_contenders(args: argparse.Namespace, pipeline: Any) -> list[Contender]:
     if args.compile:
         compiled = load_compiled(args)
         ours.append(Contender("ours, denoiser compiled", num_parameters, steps, partial(plan_by_pipeline, compiled)))
+    if args.onnx:
+        from action_ddim.serving.onnx_sampler import OnnxActionSampler
+
+        sampler = OnnxActionSampler(args.exported, args.threads)
+        plan_by_graph = Contender(
+            "onnx: OnnxActionSampler", num_parameters, steps, lambda latents: sampler(latents=latents.numpy())
+        )
+        ours.append(plan_by_graph)
     stock, ddpm = DDIMScheduler.from_config(config), DDPMScheduler.from_config(config)
     loops = [
         ("stock: DDIMScheduler, same denoiser", num_parameters, denoise, stock, steps),
@@ -166,6 +188,22 @@ def measure_speed(args: argparse.Namespace, pipeline: Any) -> Table:
     return Table("Speed", columns, rows, note)
 
 
+def measure_start(args: argparse.Namespace) -> Table:
+    """Time whole processes of the pipeline and of the exported graphs, which take turns, to the end of their first plan."""
+    models = dict(zip(START_UPS, (args.model, args.exported), strict=True))
+    measured: dict[str, list[tuple[float, float]]] = {label: [] for label in START_UPS}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    for _ in tqdm(range(min(3, args.rounds)), unit="round", desc="start-up"):
+        for label, start in START_UPS.items():
+            words = [sys.executable, "-c", f"import resource, sys; {start}; {SAY_SIZE}", models[label]]
+            started = time.perf_counter()
+            size = subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+            measured[label].append((time.perf_counter() - started, int(size) / 1e6))
+    medians = {label: np.median(pairs, axis=0) for label, pairs in measured.items()}
+    rows = tuple((label, f"{seconds:.2f}", f"{size:.0f}") for label, (seconds, size) in medians.items())
+    return Table("Start-up", ("", "seconds to the first plan", "resident MB then"), rows, "processes of their own; medians")
+
+
 def held_out_actions(args: argparse.Namespace, seq_len: int) -> np.ndarray:
     """Return the actions to compare with, as many as the figures of realism can use."""
     if args.data_dir is None:
@@ -224,6 +262,7 @@ def parse_args() -> argparse.Namespace:
     add("--data_dir", help="held-out actions; without it those of the generator, the documented validation data")
     add("--tables", nargs="+", choices=("speed", "quality"), default=["speed", "quality"], help="what to measure")
     add("--compile", action="store_true", help="time the pipeline with torch.compile of its denoiser too")
+    add("--onnx", action="store_true", help="export the pipeline, and time the graphs too; needs the extra onnx")
     add("--plan_steps", type=int, default=10, help="DDIM steps of a timed plan")
     add("--threads", type=int, default=1, help="threads of the timed plans; the drawing takes what torch takes")
     add("--rounds", type=int, default=5, help="times that each contender is timed, in turn; at most 3 for the throughput")
@@ -257,8 +296,15 @@ def main() -> None:
         if "quality" in args.tables:
             check_eval_packages()
             real = held_out_actions(args, pipeline.denoiser.config.seq_len)
-        if "speed" in args.tables:
-            print(measure_speed(args, pipeline).to_text(), flush=True)
+        with tempfile.TemporaryDirectory() as args.exported:
+            if args.onnx:
+                from action_ddim.serving.onnx_export import export_onnx
+
+                export_onnx(pipeline, args.exported, args.plan_steps)
+            if "speed" in args.tables:
+                print(measure_speed(args, pipeline).to_text(), flush=True)
+            if args.onnx:
+                print("\n" + measure_start(args).to_text(), flush=True)
         if "quality" in args.tables:
             print("\n" + measure_quality(args, pipeline, real).to_text())
     except UserError as error:

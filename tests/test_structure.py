@@ -21,6 +21,7 @@ LIBRARIES = {
     "accelerate": "action_ddim.training",
     "wandb": "action_ddim.training.tracking",
     "cma": "action_ddim.planning.baselines",
+    **dict.fromkeys(("onnx_ir", "onnxruntime", "onnxscript"), "action_ddim.serving"),
     **dict.fromkeys(("datasets", "pyarrow"), "action_ddim.data.hub_dataset"),
     **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),
 }

@@ -1,1 +1,1 @@
-"""The command line. Read main (the verbs, and how each ends), then train, data, model; inputs and outputs are theirs."""
+"""The command line. Read main (the verbs, and how each ends), then train, data, model, serving; the other two serve them."""

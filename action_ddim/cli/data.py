@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from action_ddim.actions import MIN_SEQ_LEN
-from action_ddim.cli.inputs import OneLineParser
+from action_ddim.cli.inputs import OneLineParser, screen_size
 from action_ddim.cli.outputs import check_new_folder, check_output
 from action_ddim.errors import UserError
 from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_gestures
@@ -36,7 +36,7 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--weights", nargs="+", type=float, default=argparse.SUPPRESS, help=help_text)
     add("--human", action="store_true", help="as a hand does it: strokes bend, are corrected, and tremble")
     help_text = "size of the screen, to whose pixels places are rounded; by default it has none, and is square"
-    add("--screen", type=_screen, metavar="WxH", default=argparse.SUPPRESS, help=help_text)
+    add("--screen", type=screen_size, metavar="WxH", default=argparse.SUPPRESS, help=help_text)
     add("--min_delta_t_pct", type=float, default=default.min_delta_t_pct, help="shortest press, fraction of the length")
     add("--max_delta_t_pct", type=float, default=default.max_delta_t_pct, help="longest press, fraction of the length")
     add("--sequence_length", type=int, default=default.sequence_length, help="time steps a sequence")
@@ -45,13 +45,6 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
     add("--overwrite", action="store_true", help="replace the data set in the folder")
     return parser
-
-
-def _screen(text: str) -> tuple[int, int]:
-    width, x, height = text.partition("x")
-    if not (x and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text} is no size; give width and height in pixels, as 1920x1080")
-    return int(width), int(height)
 
 
 def inspect(argv: list[str], prog: str | None) -> None:

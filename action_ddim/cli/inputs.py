@@ -64,6 +64,14 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message}; {remedy}")
 
 
+def screen_size(text: str) -> tuple[int, int]:
+    """Read WIDTHxHEIGHT in pixels."""
+    width, x, height = text.partition("x")
+    if not (x and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text} is no size; give width and height in pixels, as 1920x1080")
+    return int(width), int(height)
+
+
 def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     """Open a folder of sequences as long as the model's, and read every value once.
 
@@ -77,15 +85,15 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     return data
 
 
-def check_actions(path: Path, actions: np.ndarray, batch_size: int) -> None:
+def check_actions(path: Path, actions: np.ndarray, batch_size: int, flag: str = "--input") -> None:
     """Hold every row of a file against the contract of `actions.py`."""
     if not len(actions):
-        raise UserError(f"--input {path} holds no sequences")
+        raise UserError(f"{flag} {path} holds no sequences")
     for first in range(0, len(actions), batch_size):
         invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
         if invalid is not None:
             row, fault = invalid
-            raise UserError(f"--input {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
+            raise UserError(f"{flag} {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
 
 
 def model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:

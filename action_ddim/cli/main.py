@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from action_ddim import __version__
-from action_ddim.cli import data, model, planning
+from action_ddim.cli import data, model, planning, serving
 from action_ddim.cli import train as train_cli
 from action_ddim.cli.inputs import suggestion
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
@@ -85,6 +85,7 @@ VERBS = {
     "export": _door(model.export),
     "gesture": _door(planning.gesture),
     "plan": _door(planning.plan),
+    "replay": _door(serving.replay),
 }
 
 

@@ -5,6 +5,7 @@ Each takes the arguments after it, does its work, and raises a UserError for a m
 
 import argparse
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,9 @@ from action_ddim.errors import UserError
 from action_ddim.pretrained import load_pipeline
 
 if TYPE_CHECKING:
-    pass
+    from action_ddim.pipeline import ActionDDIMPipeline
 
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 MOST_DRAWS = 100  # for each sequence of a type that is asked for
 
 # torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
@@ -210,15 +212,41 @@ def _check_noise(noise_std: str | None) -> float | None:
 
 
 def export(argv: list[str], prog: str | None) -> None:
-    """Write a model with its code, to load without this package."""
-    parser = OneLineParser(prog=prog, description=export.__doc__)
+    """Write a model to load without this package, with its code, or as ONNX graphs to run without torch."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=export.__doc__, formatter_class=formatter)
     add_model(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, made if missing; one that is empty otherwise")
+    add = parser.add_argument
+    out = "folder to write, made if missing; one that is empty otherwise"
+    add("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    add("--format", choices=("pipeline", "onnx"), default="pipeline", help="weights with their code, or graphs for onnxruntime")
+    add("--num_inference_steps", type=int, default=10, help="onnx: DDIM steps, fixed in the graphs")
     args = parser.parse_args(argv)
+    if args.num_inference_steps < 1:
+        raise UserError(f"--num_inference_steps is {args.num_inference_steps}; give at least 1")
     check_new_folder("--out", args.out)
+    missing = [package for package in ONNX_PACKAGES if args.format == "onnx" and not find_spec(package)]
+    if missing:
+        raise UserError(f'--format onnx needs {missing[0]}, which is missing: pip install "action-ddim[onnx]"')
     pipeline = load_pipeline(args.model, "cpu")
     try:
-        pipeline.export(args.out)
+        if args.format == "pipeline":
+            pipeline.export(args.out)
+            print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
+        else:
+            check_steps(args, pipeline, "num_inference_steps")
+            _export_onnx(pipeline, args)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--out {args.out} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    print(f"DiffusionPipeline.from_pretrained({str(args.out)!r}, trust_remote_code=True) loads it anywhere")
+
+
+def _export_onnx(pipeline: "ActionDDIMPipeline", args: argparse.Namespace) -> None:
+    from action_ddim.serving.onnx_export import check_exportable, export_onnx
+
+    try:
+        check_exportable(pipeline)
+    except ValueError as error:
+        raise UserError(f"--model {args.model}: {error}") from error
+    export_onnx(pipeline, args.out, args.num_inference_steps)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.2f} MB" for path in sorted(args.out.iterdir()))
+    print(f"OnnxActionSampler({str(args.out)!r}) of action_ddim.serving.onnx_sampler runs it without torch ({sizes})")

@@ -4,7 +4,6 @@ Files are flattened, `[N*L, 3]`, or `[N, L, 3]`, of any real type. They stay on 
 loaded whole. `action_file.py` reads them, `actions.py` says what the numbers mean.
 """
 
-import json
 import re
 import sys
 from collections import Counter, OrderedDict
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS, find_invalid
 from action_ddim.data.action_file import open_action_file
 from action_ddim.data.check_record import CheckRecord, fingerprint
-from action_ddim.data.writer import KNOWN_KEYS
+from action_ddim.data.writer import KNOWN_KEYS, read_info
 from action_ddim.errors import UserError, is_first_process
 
 LENGTH_NAMES = ("sequencelength", "seqlength", "seqlen")  # what a key that means the length comes near to
@@ -64,7 +63,7 @@ class ActionDataset(Dataset):
         if fault:
             raise UserError(f"{flag} {fault}".strip())
         info = self.folder / "dataset.json"
-        self.info = self._read_info(info)
+        self.info = read_info(info)
         stated = self._stated_seq_len(info)
         if stated and seq_len and stated != seq_len:
             raise UserError(f"--seq_len is {seq_len}, but {info} says {stated}; leave --seq_len out or mend the file")
@@ -107,13 +106,6 @@ class ActionDataset(Dataset):
             f" ({entries[0].name}); save recordings with numpy.save as NAME_actions.npy, rows of x, y, press: x and y in"
             " [0, 1] of the screen, press 0 or 1 (README.md, Your own recordings)"
         )
-
-    def _read_info(self, path: Path) -> dict:
-        """Return what dataset.json says; nothing where there is none."""
-        try:
-            return dict(json.loads(path.read_text()).items()) if path.exists() else {}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read as a JSON object ({error}); mend or remove it") from error
 
     def _stated_seq_len(self, path: Path) -> int | None:
         """Return the length that dataset.json says, None where it says none, and name the keys that mean nothing here."""

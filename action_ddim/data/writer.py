@@ -20,6 +20,14 @@ PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
 MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
 
 
+def read_info(path: Path) -> dict:
+    """Return what a dataset.json says; nothing where there is none."""
+    try:
+        return dict(json.loads(path.read_text()).items()) if path.exists() else {}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object ({error}); mend or remove it") from error
+
+
 def write_dataset(
     output_dir: str | Path,
     blocks: Iterator[np.ndarray],

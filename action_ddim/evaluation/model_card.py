@@ -1,7 +1,9 @@
 """The model card, `pipeline/README.md`, in the form that the Hugging Face Hub reads."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
@@ -108,6 +110,27 @@ def updates_of(pipeline: Path) -> int:
         return int((metadata_load(pipeline / CARD_NAME) or {})["updates"])
     except Exception:  # no card, one of an earlier version, and whatever else somebody may have made of it
         return 0
+
+
+class CardFacts(NamedTuple):
+    """What a card says that a file of the model in another format repeats; None or nothing where it does not say."""
+
+    license: str | None = None
+    metrics: dict[str, float] | None = None
+    rate_hz: float | None = None
+
+
+def read_card(pipeline: Path) -> CardFacts:
+    """Read the card of a pipeline folder."""
+    try:
+        metadata = metadata_load(pipeline / CARD_NAME) or {}
+        results = [result for model in metadata.get("model-index", []) for result in model["results"]]
+        measured = [metric for result in results for metric in result["metrics"]]
+        metrics = {str(metric["type"]): float(metric["value"]) for metric in measured}
+        rate = re.search(r"^\| rate_hz \| ([\d.]+) \|$", (pipeline / CARD_NAME).read_text(), re.MULTILINE)
+        return CardFacts(metadata.get("license"), metrics or None, float(rate[1]) if rate else None)
+    except Exception:  # as in `updates_of`
+        return CardFacts()
 
 
 def _metadata(metrics: Mapping[str, float], updates: int) -> ModelCardData:

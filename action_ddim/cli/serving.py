@@ -1,0 +1,95 @@
+"""The verb for actions put to use: `replay`. Exported models are `export`'s, in model."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from action_ddim.actions import DEFAULT_SEQ_LEN
+from action_ddim.atomic import written_whole
+from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
+from action_ddim.cli.outputs import check_output
+from action_ddim.data.action_file import open_action_file
+from action_ddim.data.writer import read_info
+from action_ddim.errors import UserError
+from action_ddim.serving.replay import FORMATS, events, render
+
+
+def replay(argv: list[str], prog: str | None) -> None:
+    """Write actions as timed pointer events in pixels, or as a script that sends them."""
+    args = _replay_parser(prog).parse_args(argv)
+    if not args.file.is_file():
+        raise UserError(f"FILE {args.file} is not a file; name one of actions, .npy")
+    if args.out:
+        check_output("--out", args.out, args.overwrite)
+    if min(args.screen) < 1:
+        raise UserError(f"--screen is {args.screen[0]}x{args.screen[1]}; give at least 1x1")
+    for flag, value in (("--num", args.num), ("--rate", args.rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{flag} is {value:g}; give more than 0")
+    if not 0 <= args.pause < float("inf"):
+        raise UserError(f"--pause is {args.pause:g}; give seconds, 0 or more")
+    said = _description_beside(args.file)
+    rate = args.rate or said.get("rate_hz")
+    if rate is None:
+        raise UserError(
+            f"FILE {args.file} has no dataset.json beside it that says rate_hz; give the steps a second, such as --rate 100"
+        )
+    actions = _read(args.file, said.get("sequence_length"), args.num)
+    width, height = args.screen
+    text = render(events(actions, width, height, rate, args.pause), args.format, width, height)
+    if args.out is None:
+        sys.stdout.write(text)
+        return
+    with written_whole("--out", args.out) as file:
+        file.write(text.encode())
+    print(f"{len(actions)} sequences of {actions.shape[1] / rate:g} s are in {args.out}")
+
+
+def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=replay.__doc__, formatter_class=formatter)
+    parser.set_defaults(rate=None, num=None, out=None)  # which --help need not say
+    add = parser.add_argument
+    add("file", metavar="FILE", type=Path, help="actions, .npy, (rows, 3) or (N, L, 3)")
+    add("--screen", type=screen_size, metavar="WxH", default="1920x1080", help="size of the screen in pixels")
+    add(
+        "--rate",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="steps a second; by default rate_hz of a dataset.json beside the file",
+    )
+    add("--format", choices=FORMATS, default="jsonl", help="an object a line, or a Python script for that library")
+    add("--num", type=int, default=argparse.SUPPRESS, help="sequences from the first on; by default all")
+    add("--pause", type=float, default=0.5, help="seconds between two sequences")
+    add("--out", type=Path, default=argparse.SUPPRESS, help="file to write; by default the standard output")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+    return parser
+
+
+def _description_beside(path: Path) -> dict[str, float]:
+    """Return what a dataset.json beside a file says of length and rate."""
+    info = path.with_name("dataset.json")
+    said = read_info(info)
+    found = {name: said[name] for name in ("sequence_length", "rate_hz") if said.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise UserError(f"{info} says {name} {value!r}, not a number above 0; mend it")
+    return found
+
+
+def _read(path: Path, seq_len: float | None, num: int | None) -> np.ndarray:
+    """Return the first `num` sequences `(N, L, 3)` of a file, all of them by default."""
+    if seq_len is None:
+        try:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        except (OSError, ValueError):
+            shape = ()  # open_action_file says what is wrong
+        seq_len = shape[1] if len(shape) == 3 else DEFAULT_SEQ_LEN
+    remedy = 'give their length in a dataset.json beside it, {"sequence_length": ...}'
+    recording = open_action_file(path, int(seq_len), remedy=remedy)
+    with recording.open() as file:
+        actions = recording.read(file, 0, min(recording.num_sequences, num or recording.num_sequences))
+    check_actions(path, actions, batch_size=256, flag="FILE")
+    return actions
