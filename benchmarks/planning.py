@@ -27,6 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from action_ddim.actions import PRESS
 from action_ddim.cli.inputs import open_data
 from action_ddim.data.features import action_features
 from action_ddim.errors import UserError
@@ -124,7 +125,10 @@ def planning(pipeline: Any, options: dict[str, Any]) -> Callable:
 def regressing(regressions: dict[str, Regression]) -> Callable:
     def run(family: str, tasks: Any, num_tasks: int, generator: torch.Generator) -> Search:
         record = Record(tasks, num_tasks, 1)  # whose clock the network is in
-        actions = regressions[family](tasks).flatten(0, 1)
+        rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
+        regression = regressions[family]
+        press = torch.as_tensor(tasks.gestures(regression.seq_len, 1, rng).known[..., PRESS])
+        actions = regression(tasks, press)
         record.propose_actions(actions)
         return record.ended(actions)
 
@@ -426,7 +430,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("--num_tasks", type=int, default=128, help="of each family")
     add("--batch_size", type=int, default=64, help="tasks that are planned together")
     add("--budget", type=int, default=512, help="cost evaluations a task")
-    add("--num_updates", type=int, default=2000, help="of the network that is trained to plan")
+    add("--num_updates", type=int, default=1000, help="of the network that is trained to plan")
     add("--seed", type=int, default=0, help="seed of tasks, noise and judges")
     add("--tune", action="store_true", help="measure settings of the arms instead, on tasks of another seed")
     add("--quick", action="store_true", help="a smoke test: few tasks and evaluations, whatever the other flags say")

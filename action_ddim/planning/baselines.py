@@ -116,7 +116,8 @@ class Record:
 
     def ended(self, candidates: torch.Tensor) -> Search:
         """Return the search, with what it ended with, `(T * K, L, 3)`."""
-        self.snap()
+        if not self.snapshots or self.snapshots[-1].evaluations < self.counted.evaluations:
+            self.snap()
         return Search(self.snapshots, candidates.numpy().reshape(self.num_tasks, -1, *candidates.shape[1:]))
 
 

@@ -1,20 +1,22 @@
 """Planning as regression (after arXiv 2512.01809): a network from a task to an action, with labels in hindsight.
 
 A recording does some task to the letter: the one of which it is the action. `hindsight` takes the parameters of tasks from
-recordings, and `Regression` learns the way back, once for each family.
+recordings, and `Regression` learns the way back, once for each family. A task may leave open when the press is, and the mean of
+all such actions presses never: so the network is told the press too, of the recording, or by lot as the planner is
+(`Task.gestures`).
 """
 
 import time
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from action_ddim.actions import NUM_CHANNELS, PRESS
+from action_ddim.actions import PRESS
 from action_ddim.data.features import action_features
-from action_ddim.planning.baselines import finished
 from action_ddim.planning.costs import (
     TOLERANCE,
     Detour,
@@ -33,7 +35,7 @@ IN_STEPS = ("window", "duration", "first", "last")
 WIDTH = 512
 BATCH = 128
 LEARNING_RATE = 1e-3
-NUM_UPDATES = 2000
+NUM_UPDATES = 1000
 
 
 def hindsight(family: str, actions: np.ndarray, generator: torch.Generator) -> tuple[Parameters, np.ndarray]:
@@ -87,9 +89,11 @@ def _passed(actions: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndar
     return np.take_along_axis(actions[..., :PRESS], at[..., None].clip(0, actions.shape[1] - 1), axis=1)
 
 
-def task_vectors(task: Parameters, seq_len: int) -> torch.Tensor:
-    """Return the parameters of T tasks as vectors `(T, D)`, times as shares of the L steps."""
-    parts = []
+def task_vectors(task: Parameters, press: torch.Tensor) -> torch.Tensor:
+    """Return the parameters of T tasks, and the first and the last step of presses `(T, L)`, `(T, D)`; times as shares of L."""
+    seq_len = press.shape[1]
+    first, last = press.argmax(dim=1), seq_len - 1 - press.flip(1).argmax(dim=1)
+    parts = [torch.stack([first, last], dim=1) / seq_len]
     for parameter in fields(task):  # type: ignore[arg-type]
         value = getattr(task, parameter.name)
         parts.append(value.reshape(len(value), -1) / (seq_len if parameter.name in IN_STEPS else 1))
@@ -97,9 +101,9 @@ def task_vectors(task: Parameters, seq_len: int) -> torch.Tensor:
 
 
 class Regression:
-    """A network of two hidden layers from the tasks of a family to their actions, trained on recordings in hindsight.
+    """A network of two hidden layers from the tasks of a family and their presses to the places, trained in hindsight.
 
-    Squared error of places, cross-entropy of the press; `seconds` says how long the training took. Recordings are `(N, L, 3)`.
+    By squared error, on recordings `(N, L, 3)`; `seconds` says how long the training took.
 
     Raises:
         ValueError: no recording does a task of the family.
@@ -111,28 +115,25 @@ class Regression:
         tasks, rows = hindsight(family, recordings, generator)
         if not len(rows):
             raise ValueError(f"none of the recordings is one of {family}")
-        inputs, targets = task_vectors(tasks, self.seq_len), torch.as_tensor(recordings[rows]).float()
+        done = torch.as_tensor(recordings[rows]).float()
+        inputs, targets = task_vectors(tasks, done[..., PRESS]), done[..., :PRESS]
         with torch.random.fork_rng():  # layers are drawn from the generator that everybody shares
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             self.network = nn.Sequential(
                 *(nn.Linear(inputs.shape[1], WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU()),
-                *(nn.Linear(WIDTH, self.seq_len * NUM_CHANNELS), nn.Unflatten(1, (self.seq_len, NUM_CHANNELS))),
+                *(nn.Linear(WIDTH, self.seq_len * PRESS), nn.Unflatten(1, (self.seq_len, PRESS))),
             )
         optimizer = torch.optim.Adam(self.network.parameters(), LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
         for _ in tqdm(range(num_updates), desc=f"regression, {family}", unit="update", disable=None, leave=False):
             chosen = torch.randint(len(rows), (BATCH,), generator=generator)
-            predicted, wanted = self.network(inputs[chosen]), targets[chosen]
-            places = nn.functional.mse_loss(predicted[..., :PRESS], wanted[..., :PRESS])
-            press = nn.functional.binary_cross_entropy_with_logits(predicted[..., PRESS], wanted[..., PRESS])
             optimizer.zero_grad()
-            (places + 0.1 * press).backward()
+            nn.functional.mse_loss(self.network(inputs[chosen]), targets[chosen]).backward()
             optimizer.step()
             schedule.step()
         self.seconds = time.perf_counter() - started
 
     @torch.no_grad()
-    def __call__(self, tasks: Parameters) -> torch.Tensor:
-        """Return an action for each of T tasks, `(T, 1, L, 3)`, with a press of 0 or 1."""
-        values = self.network(task_vectors(tasks, self.seq_len))
-        return finished(values)[:, None]
+    def __call__(self, tasks: Any, press: torch.Tensor) -> torch.Tensor:
+        """Return an action for each of T tasks and presses `(T, L)`, `(T, L, 3)`."""
+        return torch.cat([self.network(task_vectors(tasks, press)).clamp(0, 1), press[..., None]], dim=-1)

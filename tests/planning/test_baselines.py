@@ -155,13 +155,15 @@ def test_recordings_do_their_tasks_in_hindsight(recordings, family):
     assert task.success(torch.as_tensor(recordings[rows])[:, None]).all()
 
 
-def test_regression_learns_where_to_press(recordings):
-    regression = Regression("timing", recordings, seeded(), num_updates=300)
+def test_regression_learns_where_to_press():
+    recordings = np.concatenate(list(generate(GestureConfig(num_sequences=1000, sequence_length=60))))
+    regression = Regression("timing", recordings, seeded(), num_updates=400)
     held_out = np.concatenate(list(generate(GestureConfig(num_sequences=200, sequence_length=60, seed=1))))
     task, rows = hindsight("timing", held_out, seeded())
-    planned, wanted = regression(task)[:, 0], torch.as_tensor(held_out[rows])
-    assert (planned[..., :2] - wanted[..., :2]).abs().mean() < 0.05
-    assert (planned[..., 2] == wanted[..., 2]).float().mean() > 0.95
+    wanted = torch.as_tensor(held_out[rows])
+    planned = regression(task, wanted[..., 2])
+    assert (planned[..., :2] - wanted[..., :2]).abs().mean() < 0.02  # of the screen, where .2 is that of a constant
+    assert (planned[..., 2] == wanted[..., 2]).all()
     assert regression.seconds > 0
 
 
