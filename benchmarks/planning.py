@@ -54,7 +54,8 @@ REFERENCE = "ours: inpainting, guidance"  # whose evaluations, gradients and tim
 LEAST_JUDGED = 20  # recordings a side
 HELD_OUT_SEED, TUNING_SEED = 1, 1000  # of the generator: the documented validation data; added to --seed
 QUICK = {"num_tasks": 16, "batch_size": 16, "budget": 96, "num_updates": 100, "families": ["tap", "swipe", "detour"]}
-OURS = {
+NOT_SMOOTH, GRADIENT_FREE = ("timing",), {"guidance_scale": 0.0, "refine_steps": 0}
+OURS: dict[str, dict[str, Any]] = {
     "ours: inpainting": {},
     REFERENCE: {"guidance_scale": 1e4},
     "ours: inpainting, guidance, refinement": {"guidance_scale": 3e3, "refine_steps": 20},
@@ -108,13 +109,17 @@ def searching(kind: str, search: Callable, seq_len: int, budget: int) -> Callabl
 
 
 def planning(pipeline: Any, options: dict[str, Any]) -> Callable:
-    """Return the search of an arm of the planner: with one draft, and with all of them."""
+    """Return the search of an arm of the planner: with one draft, and with all of them.
 
-    def run(_: str, tasks: Any, num_tasks: int, generator: torch.Generator) -> Search:
+    Where the cost has no gradient, the planner goes without guidance and refinement, as its user would.
+    """
+
+    def run(family: str, tasks: Any, num_tasks: int, generator: torch.Generator) -> Search:
+        chosen = {**options, **(GRADIENT_FREE if family in NOT_SMOOTH else {})}
         most = options.get("num_candidates", RESTARTS)
         snapshots = []
         for count in (1, most) if "search_rounds" not in options else (most,):
-            made = plan(pipeline, tasks, num_tasks=num_tasks, generator=generator, **{**options, "num_candidates": count})
+            made = plan(pipeline, tasks, num_tasks=num_tasks, generator=generator, **{**chosen, "num_candidates": count})
             spent = made.cost_evaluations, made.gradient_evaluations, made.seconds
             snapshots.append(Snapshot(*spent, made.costs, made.actions))
         return Search(snapshots, made.candidates)
@@ -138,7 +143,7 @@ def regressing(regressions: dict[str, Regression]) -> Callable:
 def make_arms(pipeline: Any, recordings: np.ndarray, regressions: dict[str, Regression], budget: int) -> list[Arm]:
     seq_len = pipeline.denoiser.config.seq_len
     by_recordings = partial(baselines.recorded, recordings=torch.as_tensor(recordings))
-    searches = [
+    searches: list[tuple[str, str, Callable]] = [
         ("minimum jerk", "minimum jerk", baselines.propose_only),
         ("minimum jerk, Adam", "minimum jerk", baselines.adam),
         ("minimum jerk, L-BFGS", "minimum jerk", baselines.lbfgs),
@@ -207,7 +212,7 @@ def diversity(search: Search, tasks: Any) -> dict[str, float]:
 
 def measure_family(arms: list[Arm], family: str, args: argparse.Namespace, seq_len: int, progress: tqdm) -> dict[str, Any]:
     """Return the curves of all arms on tasks of a family, the time of one task alone, and the diversity of two modes."""
-    tasks = sample_tasks(family, args.num_tasks, seq_len, seeded(args.seed))
+    tasks: Any = sample_tasks(family, args.num_tasks, seq_len, seeded(args.seed))
     found = {}
     for arm in arms:
         progress.set_description(f"{family}, {arm.name}")
@@ -230,9 +235,9 @@ def plausible(plans: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 
 def judge(plans: np.ndarray, real: np.ndarray, seed: int) -> dict[str, float]:
-    features = [Described.of(actions).features for actions in (plans, real)]
+    drawn, held_out = (Described.of(actions).features for actions in (plans, real))
     return {
-        "features": classifier_accuracy(*features, seed),
+        "features": classifier_accuracy(drawn, held_out, seed),
         "sequences": sequence_classifier_accuracy(plans, real, seed),
         **plausible(plans, real),
     }

@@ -128,8 +128,9 @@ def joined(searches: Sequence[Search]) -> Search:
     snapshots = []
     for index in range(longest):
         rows = [search.snapshots[min(index, len(search.snapshots) - 1)] for search in searches]
-        evaluations, gradients = (float(np.average([row[column] for row in rows], weights=weights)) for column in (0, 1))
-        costs, actions = (np.concatenate([row[column] for row in rows]) for column in (3, 4))
+        evaluations = float(np.average([row.evaluations for row in rows], weights=weights))
+        gradients = float(np.average([row.gradients for row in rows], weights=weights))
+        costs, actions = np.concatenate([row.costs for row in rows]), np.concatenate([row.actions for row in rows])
         snapshots.append(Snapshot(evaluations, gradients, sum(row.seconds for row in rows), costs, actions))
     return Search(snapshots, np.concatenate([search.candidates for search in searches]))
 
@@ -372,7 +373,8 @@ def _evolved(
         return cma.CMAEvolutionStrategy(first(task), deviation, {"seed": seed, "verbose": -9, **options})
 
     tasks = range(record.num_tasks)
-    running, done = [begin(task) for task in tasks], [[] for _ in tasks]
+    running = [begin(task) for task in tasks]
+    done: list[list[tuple[np.ndarray, float]]] = [[] for _ in tasks]
     size = running[0].popsize
     while record.room(size):
         asked = [strategy.ask() for strategy in running]

@@ -38,7 +38,7 @@ LEARNING_RATE = 1e-3
 NUM_UPDATES = 1000
 
 
-def hindsight(family: str, actions: np.ndarray, generator: torch.Generator) -> tuple[Parameters, np.ndarray]:
+def hindsight(family: str, actions: np.ndarray, generator: torch.Generator) -> tuple[Any, np.ndarray]:
     """Return tasks of a family that recordings `(N, L, 3)` do, and the rows of those that do one.
 
     What a recording leaves open is drawn: where in its window a tap lies, which place the other of two is, and a disc across
@@ -48,26 +48,26 @@ def hindsight(family: str, actions: np.ndarray, generator: torch.Generator) -> t
     length, once = actions.shape[1], action_features(actions)["num_presses"] == 1
     first, last = pressed.argmax(axis=1), length - 1 - pressed[:, ::-1].argmax(axis=1)
     row = np.arange(len(actions))
-    begin, end = actions[row, first, :PRESS], actions[row, last, :PRESS]
-    away = np.where(pressed, np.linalg.norm(actions[..., :PRESS] - begin[:, None], axis=-1), 0).max(axis=1)
+    ends = [actions[row, step, :PRESS] for step in (first, last)]
+    away = np.where(pressed, np.linalg.norm(actions[..., :PRESS] - ends[0][:, None], axis=-1), 0).max(axis=1)
     if family in STILL_FAMILIES:
         done = once & (away <= TOLERANCE) & (last - first <= length // 4)
     else:
-        done = once & (np.linalg.norm(end - begin, axis=-1) >= LEAST_STROKE)
+        done = once & (np.linalg.norm(ends[1] - ends[0], axis=-1) >= LEAST_STROKE)
     rows = np.flatnonzero(done)
-    first, last, begin, end = (torch.as_tensor(values[rows])[:, None] for values in (first, last, begin, end))
+    begin, end, opened, closed = (torch.as_tensor(values[rows])[:, None] for values in (*ends, first, last))
     count = len(rows)
     if family == "timing":
-        return PressTiming(begin, first, last), rows
+        return PressTiming(begin, opened, closed), rows
     if family == "swipe":
-        return Swipe(begin, end, last - first + 1), rows
+        return Swipe(begin, end, closed - opened + 1), rows
     if family == "drag":
-        return Drag(torch.as_tensor(_passed(actions[rows], first[:, 0].numpy(), last[:, 0].numpy()))[:, None]), rows
+        return Drag(torch.as_tensor(_passed(actions[rows], first[rows], last[rows]))[:, None]), rows
     if family == "detour":
         share = 0.4 + 0.2 * torch.rand(count, 1, 1, generator=generator)
         return Detour(begin, end, torch.lerp(begin, end, share), 0.25 * (end - begin).norm(dim=-1)), rows
     width = length // 4
-    earliest, latest = (last - width).clamp(min=0), first.clamp(max=length - 1 - width)
+    earliest, latest = (closed - width).clamp(min=0), opened.clamp(max=length - 1 - width)
     opens = earliest + (torch.rand(count, 1, generator=generator) * (latest - earliest + 1)).long()
     window = torch.stack([opens, opens + width], dim=-1)
     if family == "tap":
