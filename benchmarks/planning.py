@@ -39,10 +39,11 @@ from action_ddim.evaluation.realism import (
 )
 from action_ddim.evaluation.tables import Table
 from action_ddim.planning import baselines
-from action_ddim.planning.baselines import Record, Search, Snapshot
 from action_ddim.planning.costs import TOLERANCE
 from action_ddim.planning.planner import plan
+from action_ddim.planning.record import Record, Search, Snapshot, joined
 from action_ddim.planning.regression import Regression, hindsight
+from action_ddim.planning.starts import cold_starts, shaken, told_starts
 from action_ddim.planning.tasks import FAMILIES, sample_tasks
 from action_ddim.pretrained import load_pipeline
 from augmentation.gestures import GestureConfig, generate
@@ -84,11 +85,11 @@ def seeded(seed: int) -> torch.Generator:
 def started(kind: str, tasks: Any, num_tasks: int, seq_len: int, generator: torch.Generator) -> torch.Tensor:
     """Return the starts of a search: `cold`, or `straight` and `minimum jerk` through what the tasks fix."""
     if kind == "cold":
-        return baselines.cold_starts(num_tasks, RESTARTS, seq_len, generator)
+        return cold_starts(num_tasks, RESTARTS, seq_len, generator)
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     given = tasks.gestures(seq_len, RESTARTS, rng)
-    starts = baselines.told_starts(given, num_tasks, minimum_jerk=kind == "minimum jerk")
-    return baselines.shaken(starts, SHAKE, generator)
+    starts = told_starts(given, num_tasks, minimum_jerk=kind == "minimum jerk")
+    return shaken(starts, SHAKE, generator)
 
 
 def later(search: Search, seconds: float) -> Search:
@@ -170,7 +171,7 @@ def run_arm(arm: Arm, family: str, tasks: Any, num_tasks: int, batch_size: int, 
         end = min(first + batch_size, num_tasks)
         generator = seeded(seed + 7919 * index)
         searches.append(arm.search(family, tasks.select(slice(first, end)), end - first, generator))
-    return baselines.joined(searches)
+    return joined(searches)
 
 
 @torch.no_grad()

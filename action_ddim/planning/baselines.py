@@ -1,15 +1,13 @@
 """What else makes a cost small: gradients, sampling, evolution, and what needs no search; to set beside the planner.
 
-Every search takes a cost of T tasks, starts `(T, K, L, 3)` (actions with a press that may be soft), a budget of cost
-evaluations for each task, and a generator; it returns a `Search`. Everything that is asked of the cost is counted, the actions
-with a press of 0 or 1 that are proposed on the way among it. `cma` is in the extra `planning`.
+Every search takes a cost of T tasks, starts `(T, K, L, 3)` (see `starts`), a budget of cost evaluations for each task, and a
+generator; it returns a `Search` (see `record`). Everything that is asked of the cost is counted, the actions with a press of 0
+or 1 that are proposed on the way among it. `cma` is in the extra `planning`.
 """
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,39 +15,16 @@ import torch
 from action_ddim.actions import NUM_CHANNELS, PRESS, threshold_press
 from action_ddim.errors import UserError
 from action_ddim.planning.costs import Value
-from action_ddim.planning.gestures import Gestures
-from action_ddim.planning.planner import CountedCost
+from action_ddim.planning.record import Record, Search, joined
+from action_ddim.planning.starts import finished, raw, smooth_noise, soft
 from augmentation.gestures import Gestures as SixParameters
 from augmentation.gestures import render_gestures
-from augmentation.strokes import minimum_jerk_progress
 
-SPACING = 1.25  # of the numbers of evaluations after which a search proposes what it has
-SURE = 0.95  # the press of a start that is pressed, so that its logit is finite
 SHARPEST = 16.0  # factor on the logits of the press at the end of a search by gradients, so that it is nearly 0 or 1
-DONE = 1e-9  # a cost below which no search goes on: a miss by 3e-5 of the screen
-SMOOTHNESS = 1 / 12  # of the L steps: length scale of smooth noise
 SPREAD = (0.3, 0.3, 2.0)  # of smooth noise on x, y and the logit of the press, where nothing is known
 PRESS_RATE = 10.0  # learning rate of the press, whose logits go from -3 to 3, over that of the places
 NUM_SIX = 6
 AT_ONCE = 32  # recordings that are evaluated together
-COLD = (-1.0, 1.0)  # mean and deviation of the logits of the press, where nothing is known: in few stretches
-
-
-class Snapshot(NamedTuple):
-    """What a search has after so many evaluations a task, and seconds of all tasks: costs `(T,)`, actions `(T, L, 3)`."""
-
-    evaluations: float
-    gradients: float
-    seconds: float
-    costs: np.ndarray
-    actions: np.ndarray
-
-
-class Search(NamedTuple):
-    """The best so far of T tasks in the course of a search, and all that its restarts ended with, `(T, K, L, 3)`."""
-
-    snapshots: list[Snapshot]
-    candidates: np.ndarray
 
 
 class Baseline(Protocol):
@@ -60,142 +35,6 @@ class Baseline(Protocol):
 
 class _SpentError(Exception):
     """The budget is spent, which an optimizer of a library hears only so."""
-
-
-@dataclass
-class Record:
-    """A cost of T tasks that is asked at most `budget` times a task, and the best actions that were proposed."""
-
-    cost: Value
-    num_tasks: int
-    budget: int
-    snapshots: list[Snapshot] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.counted = CountedCost(self.cost, self.num_tasks)
-        self.costs = np.full(self.num_tasks, np.inf)
-        self.actions: np.ndarray | None = None
-        self.due = 1.0
-        self.started = time.perf_counter()
-
-    def room(self, count: int) -> bool:
-        """Say whether so many evaluations a task are left, and there is a task that is not done to the letter."""
-        return self.counted.evaluations + count <= self.budget and bool((self.costs > DONE).any())
-
-    @property
-    def progress(self) -> float:
-        return self.counted.evaluations / self.budget
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time to propose again, for searches whose evaluations are of other actions."""
-        return self.counted.evaluations >= self.due
-
-    def propose(self, raw: torch.Tensor) -> np.ndarray:
-        """Evaluate N = T * K raw actions with a press of 0 or 1, keep the best of each task, and return the costs `(T, K)`."""
-        return self.propose_actions(finished(raw))
-
-    @torch.no_grad()
-    def propose_actions(self, actions: torch.Tensor) -> np.ndarray:
-        costs = self.counted.of(actions.numpy())
-        best, rows = costs.argmin(axis=1), np.arange(self.num_tasks)
-        better = costs[rows, best] < self.costs
-        found = actions.numpy().reshape(self.num_tasks, -1, *actions.shape[1:])[rows, best]
-        if self.actions is None:
-            self.actions = found.copy()
-        self.actions[better], self.costs[better] = found[better], costs[rows, best][better]
-        if self.is_due:
-            self.snap()
-        return costs
-
-    def snap(self) -> None:
-        assert self.actions is not None
-        counted, seconds = self.counted, time.perf_counter() - self.started
-        self.snapshots.append(Snapshot(counted.evaluations, counted.gradients, seconds, self.costs.copy(), self.actions.copy()))
-        self.due = max(self.due * SPACING, counted.evaluations + 1)
-
-    def ended(self, candidates: torch.Tensor) -> Search:
-        """Return the search, with what it ended with, `(T * K, L, 3)`."""
-        if not self.snapshots or self.snapshots[-1].evaluations < self.counted.evaluations:
-            self.snap()
-        return Search(self.snapshots, candidates.numpy().reshape(self.num_tasks, -1, *candidates.shape[1:]))
-
-
-def joined(searches: Sequence[Search]) -> Search:
-    """Return searches of different tasks as one: a task that was done sooner waits, evaluations are means, seconds add up."""
-    longest = max(len(search.snapshots) for search in searches)
-    weights = np.array([len(search.candidates) for search in searches], np.float64)
-    snapshots = []
-    for index in range(longest):
-        rows = [search.snapshots[min(index, len(search.snapshots) - 1)] for search in searches]
-        evaluations = float(np.average([row.evaluations for row in rows], weights=weights))
-        gradients = float(np.average([row.gradients for row in rows], weights=weights))
-        costs, actions = np.concatenate([row.costs for row in rows]), np.concatenate([row.actions for row in rows])
-        snapshots.append(Snapshot(evaluations, gradients, sum(row.seconds for row in rows), costs, actions))
-    return Search(snapshots, np.concatenate([search.candidates for search in searches]))
-
-
-def raw(actions: torch.Tensor) -> torch.Tensor:
-    """Return actions `(..., L, 3)` with the press as a logit, which is what a search moves."""
-    return torch.cat([actions[..., :PRESS], actions[..., PRESS:].clamp(1 - SURE, SURE).logit()], dim=-1)
-
-
-def soft(values: torch.Tensor, sharpness: float = 1.0) -> torch.Tensor:
-    """Return raw actions as actions with a soft press."""
-    return torch.cat([values[..., :PRESS].clamp(0, 1), (sharpness * values[..., PRESS:]).sigmoid()], dim=-1)
-
-
-def finished(values: torch.Tensor) -> torch.Tensor:
-    """Return raw actions as actions with a press of 0 or 1."""
-    return threshold_press(soft(values.detach()))
-
-
-def smooth_noise(num: int, seq_len: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw noise `(num, L, 3)` of unit variance that is smooth in time: a Gaussian process of squared-exponential kernel."""
-    step = torch.arange(seq_len, dtype=torch.float64)
-    kernel = (-0.5 * ((step[:, None] - step) / (SMOOTHNESS * seq_len)).square()).exp()
-    root = torch.linalg.cholesky(kernel + 1e-4 * torch.eye(seq_len, dtype=torch.float64)).float()
-    return (torch.randn(num, NUM_CHANNELS, seq_len, generator=generator) @ root.T).transpose(1, 2)
-
-
-def cold_starts(num_tasks: int, num_restarts: int, seq_len: int, generator: torch.Generator) -> torch.Tensor:
-    """Draw smooth actions `(T, K, L, 3)` around places that lie anywhere, of which the press is soft: nothing is known."""
-    count = num_tasks * num_restarts
-    values = smooth_noise(count, seq_len, generator) * torch.tensor([0.1, 0.1, COLD[1]])
-    values[..., PRESS] += COLD[0]
-    values[..., :PRESS] += torch.rand(count, 1, 2, generator=generator)
-    return soft(values).unflatten(0, (num_tasks, num_restarts))
-
-
-def told_starts(given: Gestures, num_tasks: int, *, minimum_jerk: bool = True) -> torch.Tensor:
-    """Return what a task fixes, of N = T * K actions, as actions `(T, K, L, 3)`: joined at minimum jerk, or by straight lines.
-
-    The pointer rests before the first place that is known and after the last.
-    """
-    actions = given.known.copy()
-    step = np.arange(actions.shape[1])
-    for action, mask in zip(actions, given.mask[..., 0], strict=True):
-        known = np.flatnonzero(mask)
-        places = action[known, :PRESS]
-        if minimum_jerk and len(known) > 1:  # one movement from the first to the last, which passes the others at their steps
-            tau = np.interp(step, known[[0, -1]], [0, 1])
-            at = minimum_jerk_progress(tau)
-        else:
-            at = step.astype(np.float64)
-        action[:, :PRESS] = np.stack([np.interp(at, at[known], places[:, axis]) for axis in range(2)], axis=-1)
-    return torch.as_tensor(actions).unflatten(0, (num_tasks, -1))
-
-
-def shaken(starts: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
-    """Return starts of which all restarts but the first of each task are moved by smooth noise of so many screens.
-
-    Where a start is a saddle of the cost, as a straight way through the middle of a disc is, a gradient alone stays on it.
-    """
-    moved = starts.clone()
-    others = moved[:, 1:, :, :PRESS]
-    noise = smooth_noise(others.shape[0] * others.shape[1], starts.shape[2], generator)[..., :PRESS]
-    others += size * noise.reshape(others.shape)
-    return moved.clamp(0, 1)
 
 
 def recorded(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, recordings: torch.Tensor) -> Search:

@@ -8,7 +8,10 @@ import torch
 
 from action_ddim.planning import baselines
 from action_ddim.planning.costs import Detour, Parameters
+from action_ddim.planning.gestures import Gestures as Known
+from action_ddim.planning.record import Search
 from action_ddim.planning.regression import Regression, hindsight
+from action_ddim.planning.starts import cold_starts, shaken, told_starts
 from action_ddim.planning.tasks import FAMILIES, sample_tasks
 from augmentation.gestures import GestureConfig, Gestures, generate, render_gestures
 from tests.conftest import SEQ_LEN
@@ -52,8 +55,8 @@ def bowl() -> Bowl:
     return Bowl(torch.tensor([[[0.3, 0.4]], [[0.6, 0.5]], [[0.5, 0.7]]]), [])
 
 
-def searched(name: str, cost, budget: int) -> baselines.Search:
-    starts = baselines.cold_starts(TASKS, RESTARTS, SEQ_LEN, seeded())
+def searched(name: str, cost, budget: int) -> Search:
+    starts = cold_starts(TASKS, RESTARTS, SEQ_LEN, seeded())
     return SEARCHES[name](cost, starts, budget, seeded())
 
 
@@ -104,7 +107,7 @@ def test_told_starts_do_what_is_told():
         task = sample_tasks(family, TASKS, 100, seeded(1))
         for minimum_jerk in (False, True):
             given = task.gestures(100, RESTARTS, np.random.default_rng(0))
-            starts = baselines.told_starts(given, TASKS, minimum_jerk=minimum_jerk)
+            starts = told_starts(given, TASKS, minimum_jerk=minimum_jerk)
             assert task.success(starts).all(), family
 
 
@@ -112,7 +115,7 @@ def test_minimum_jerk_between_two_places_is_that_of_the_generator():
     known, mask = (np.zeros((1, 50, 3), dtype) for dtype in (np.float32, bool))
     known[0, 10, :2], known[0, 29, :2], known[0, 10:30, 2] = (0.2, 0.8), (0.6, 0.3), 1
     mask[0, [10, 29], :2], mask[..., 2] = True, True
-    start = baselines.told_starts(baselines.Gestures(known, mask), 1)[0, 0]
+    start = told_starts(Known(known, mask), 1)[0, 0]
     wanted = render_gestures(Gestures(*map(np.array, ([10], [20], [[0.2, 0.8]], [[0.6, 0.3]]))), 50)
     np.testing.assert_allclose(start, wanted[0], atol=1e-6)
 
@@ -121,9 +124,9 @@ def test_a_saddle_is_left_by_the_restarts_that_are_shaken():
     detour = Detour(
         torch.tensor([[[0.1, 0.5]]]), torch.tensor([[[0.9, 0.5]]]), torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.2]])
     )
-    starts = baselines.told_starts(detour.gestures(100, RESTARTS, np.random.default_rng(0)), 1)
+    starts = told_starts(detour.gestures(100, RESTARTS, np.random.default_rng(0)), 1)
     assert not detour.success(starts).any()
-    moved = baselines.shaken(starts, 0.05, seeded())
+    moved = shaken(starts, 0.05, seeded())
     assert (moved[:, 0] == starts[:, 0]).all()
     found = baselines.lbfgs(detour, moved, 400, seeded())
     assert detour.success(torch.as_tensor(found.snapshots[-1].actions)).all()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from action_ddim.planning.baselines import Search
 from action_ddim.planning.costs import Either
+from action_ddim.planning.record import Search
 from augmentation.gestures import GestureConfig, generate
 from tests.conftest import ROOT
 
