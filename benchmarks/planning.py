@@ -58,9 +58,9 @@ QUICK = {"num_tasks": 16, "batch_size": 16, "budget": 96, "num_updates": 100, "f
 NOT_SMOOTH, GRADIENT_FREE = ("timing",), {"guidance_scale": 0.0, "refine_steps": 0}
 OURS: dict[str, dict[str, Any]] = {
     "ours: inpainting": {},
-    REFERENCE: {"guidance_scale": 1e4},
+    REFERENCE: {"guidance_scale": 3e4},
     "ours: inpainting, guidance, refinement": {"guidance_scale": 3e3, "refine_steps": 20},
-    "ours, cost only: guidance": {"inpaint": False, "guidance_scale": 300.0},
+    "ours, cost only: guidance": {"inpaint": False, "guidance_scale": 30.0},
     "ours, cost only: search": {"inpaint": False, "search_rounds": 4, "num_candidates": 16},
     "model unguided, best of 16": {"inpaint": False, "num_candidates": 16},
 }

@@ -136,7 +136,7 @@ def cem(
     generator: torch.Generator,
     *,
     population: int = 32,
-    elite: int = 6,
+    elite: int = 4,
     least: float = 0.02,
 ) -> Search:
     """Search by the cross-entropy method around the first start, with smooth noise (iCEM, arXiv 2008.06389)."""
@@ -158,8 +158,8 @@ def mppi(
     generator: torch.Generator,
     *,
     population: int = 32,
-    deviation: float = 0.5,
-    temperature: float = 0.1,
+    deviation: float = 1.0,
+    temperature: float = 0.03,
 ) -> Search:
     """Search by path integrals around the first start (Williams et al. 2017, IEEE ICRA, algorithm 2), with smooth noise.
 
@@ -233,7 +233,7 @@ def _evolved(
     return record.ended(render(np.stack(chosen)))
 
 
-def evolve_six(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, deviation: float = 0.3) -> Search:
+def evolve_six(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, deviation: float = 0.1) -> Search:
     """Search by CMA-ES among gestures told in six numbers (`six_parameters`), from anywhere; the starts say the shape alone."""
     seq_len = starts.shape[2]
 
@@ -246,7 +246,9 @@ def evolve_six(cost: Value, starts: torch.Tensor, budget: int, generator: torch.
     )
 
 
-def evolve_all(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, deviation: float = 0.1) -> Search:
+def evolve_all(
+    cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, deviation: float = 0.03
+) -> Search:
     """Search by CMA-ES with a diagonal covariance among all 3 L numbers, from the first start."""
     values = raw(starts[:, 0])
     scale = torch.tensor(SPREAD)
