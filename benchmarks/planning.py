@@ -1,14 +1,14 @@
 """Set the planner beside optimizers, planners by sampling, and a network that was trained to plan, on tasks of six families.
 
-    python benchmarks/planning.py --model checkpoints/pipeline --out planning    # under 20 minutes on two CPU cores
-    python benchmarks/planning.py --model checkpoints/pipeline --out planning --quick    # a minute
+    python benchmarks/planning.py --model checkpoints/pipeline --out planning    # one thread: half an hour
+    python benchmarks/planning.py --model checkpoints/pipeline --out planning --quick    # a minute and a half
     python benchmarks/planning.py --model checkpoints/pipeline --tune    # settings, on tasks of another seed
 
 Arms are of two kinds, and are compared within theirs. Those that are *told* begin from what the task fixes (its places, and
 the press where it is told), as the planner does by inpainting; those with the *cost only* know nothing else. Every arm runs
 once to its whole budget, and what it has is read off at equal cost evaluations, at equal gradient evaluations and at equal time
-on one thread, each task's share of a batch; `alone` is the time of a task by itself. The planner is measured as a whole: it has
-nothing before it has all.
+on one thread, each task's share of a batch; `alone` is the time of a task by itself. The planner is measured as a whole: it
+has nothing before it has all. `--families` shares the work out to processes.
 
 Realism is judged on tasks that held-out actions do (`hindsight`), half of those against the other half. Needs the extras
 `planning` and `eval`.
@@ -43,13 +43,12 @@ from action_ddim.planning.costs import TOLERANCE
 from action_ddim.planning.planner import plan
 from action_ddim.planning.record import Record, Search, Snapshot, joined
 from action_ddim.planning.regression import Regression, hindsight
-from action_ddim.planning.starts import cold_starts, shaken, told_starts
+from action_ddim.planning.starts import cold_starts, told_starts
 from action_ddim.planning.tasks import FAMILIES, sample_tasks
 from action_ddim.pretrained import load_pipeline
 from augmentation.gestures import GestureConfig, generate
 
 RESTARTS = 4  # of every search, and drafts of the planner
-SHAKE = 0.05  # of the screen, by which all restarts but the first are moved
 JUDGED = ("tap", "timing", "swipe", "drag")  # what recordings do; they were not told to avoid discs, or to choose
 REFERENCE = "ours: inpainting, guidance"  # whose evaluations, gradients and time the others get
 LEAST_JUDGED = 20  # recordings a side
@@ -88,8 +87,7 @@ def started(kind: str, tasks: Any, num_tasks: int, seq_len: int, generator: torc
         return cold_starts(num_tasks, RESTARTS, seq_len, generator)
     rng = np.random.default_rng(int(torch.randint(2**31, (), generator=generator)))
     given = tasks.gestures(seq_len, RESTARTS, rng)
-    starts = told_starts(given, num_tasks, minimum_jerk=kind == "minimum jerk")
-    return shaken(starts, SHAKE, generator)
+    return told_starts(given, num_tasks, minimum_jerk=kind == "minimum jerk")
 
 
 def later(search: Search, seconds: float) -> Search:
@@ -433,9 +431,9 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     add("--train_data_dir", help="actions that the network learns from and that are tried; without it the documented data")
     add("--out", type=Path, help="folder for planning.json and the figures")
     add("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES), help="of tasks")
-    add("--num_tasks", type=int, default=128, help="of each family")
-    add("--batch_size", type=int, default=64, help="tasks that are planned together")
-    add("--budget", type=int, default=512, help="cost evaluations a task")
+    add("--num_tasks", type=int, default=100, help="of each family")
+    add("--batch_size", type=int, default=50, help="tasks that are planned together")
+    add("--budget", type=int, default=256, help="cost evaluations a task")
     add("--num_updates", type=int, default=1000, help="of the network that is trained to plan")
     add("--seed", type=int, default=0, help="seed of tasks, noise and judges")
     add("--tune", action="store_true", help="measure settings of the arms instead, on tasks of another seed")

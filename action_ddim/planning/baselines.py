@@ -16,7 +16,7 @@ from action_ddim.actions import NUM_CHANNELS, PRESS, threshold_press
 from action_ddim.errors import UserError
 from action_ddim.planning.costs import Value
 from action_ddim.planning.record import Record, Search, joined
-from action_ddim.planning.starts import finished, raw, smooth_noise, soft
+from action_ddim.planning.starts import finished, raw, shaken, smooth_noise, soft
 from augmentation.gestures import Gestures as SixParameters
 from augmentation.gestures import render_gestures
 
@@ -24,6 +24,7 @@ SHARPEST = 16.0  # factor on the logits of the press at the end of a search by g
 SPREAD = (0.3, 0.3, 2.0)  # of smooth noise on x, y and the logit of the press, where nothing is known
 PRESS_RATE = 10.0  # learning rate of the press, whose logits go from -3 to 3, over that of the places
 NUM_SIX = 6
+SHAKE = 0.05  # of the screen, by which all restarts but the first are moved
 AT_ONCE = 32  # recordings that are evaluated together
 
 
@@ -55,14 +56,20 @@ def propose_only(cost: Value, starts: torch.Tensor, budget: int, generator: torc
     return record.ended(actions)
 
 
+def _begun(record: Record, starts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Propose the starts as they are, and return what a search by gradients moves: raw, and shaken where more is to be done."""
+    record.propose(raw(starts.flatten(0, 1)))
+    return raw((shaken(starts, SHAKE, generator) if record.room(1) else starts).flatten(0, 1))
+
+
 def adam(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Generator, *, learning_rate: float = 0.01) -> Search:
     """Go down the gradient by Adam from every start at once, the press ever sharper."""
     num_restarts = starts.shape[1]
-    record, values = Record(cost, len(starts), budget), raw(starts.flatten(0, 1))
+    record = Record(cost, len(starts), budget)
+    values = _begun(record, starts, generator)
     places, logits = (part.clone().requires_grad_() for part in (values[..., :PRESS], values[..., PRESS:]))
     groups = [{"params": [places], "lr": learning_rate}, {"params": [logits], "lr": PRESS_RATE * learning_rate}]
     optimizer = torch.optim.Adam(groups)
-    record.propose(values)
     while record.room(3 * num_restarts):
         optimizer.zero_grad()
         total = record.counted(soft(torch.cat([places, logits], dim=-1), SHARPEST**record.progress)).sum()
@@ -75,7 +82,8 @@ def adam(cost: Value, starts: torch.Tensor, budget: int, generator: torch.Genera
         if record.is_due:
             record.propose(torch.cat([places, logits], dim=-1))
     values = torch.cat([places, logits], dim=-1)
-    record.propose(values)
+    if record.room(num_restarts):
+        record.propose(values)
     return record.ended(finished(values))
 
 
@@ -87,9 +95,8 @@ def lbfgs(cost: Any, starts: torch.Tensor, budget: int, generator: torch.Generat
     if len(starts) > 1:
         alone = range(len(starts))
         return joined([lbfgs(cost.select(slice(row, row + 1)), starts[[row]], budget, generator) for row in alone])
-    record, values = Record(cost, 1, budget), raw(starts.flatten(0, 1)).requires_grad_()
-    count = starts.shape[1]
-    record.propose(values)
+    record, count = Record(cost, 1, budget), starts.shape[1]
+    values = _begun(record, starts, generator).requires_grad_()
     for stage, sharpness in enumerate((1.0, SHARPEST**0.5, SHARPEST)):
         end = budget * (stage + 1) / 3
         optimizer = torch.optim.LBFGS(

@@ -128,7 +128,7 @@ def test_a_saddle_is_left_by_the_restarts_that_are_shaken():
     assert not detour.success(starts).any()
     moved = shaken(starts, 0.05, seeded())
     assert (moved[:, 0] == starts[:, 0]).all()
-    found = baselines.lbfgs(detour, moved, 400, seeded())
+    found = baselines.lbfgs(detour, starts, 400, seeded())
     assert detour.success(torch.as_tensor(found.snapshots[-1].actions)).all()
 
 
