@@ -1,14 +1,19 @@
-"""The verbs for data: `generate`, `inspect` and `push-data`."""
+"""The verbs for data: `generate`, `import`, `inspect` and `push-data`."""
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from action_ddim.actions import MIN_SEQ_LEN
 from action_ddim.cli.inputs import OneLineParser, screen_size
 from action_ddim.cli.outputs import check_new_folder, check_output
-from action_ddim.errors import UserError
+from action_ddim.errors import RunError, UserError
 from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_gestures
+
+if TYPE_CHECKING:
+    from action_ddim.recordings.convert import ImportSummary
 
 
 def generate(argv: list[str], prog: str | None) -> None:
@@ -45,6 +50,85 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--idle", choices=IDLE_MODES, default=default.idle, help="outside the press: hold the place, or x = y = 0")
     add("--overwrite", action="store_true", help="replace the data set in the folder")
     return parser
+
+
+def import_data(argv: list[str], prog: str | None) -> None:
+    """Turn recordings into training and validation data."""
+    from action_ddim.recordings.convert import ImportConfig, import_recordings
+    from action_ddim.recordings.formats.columns import Columns
+
+    arguments = vars(_import_parser(prog).parse_args(argv))
+    out, overwrite, sources = (arguments.pop(name) for name in ("out", "overwrite", "sources"))
+    columns = Columns(**{item.name: arguments.pop(item.name) for item in fields(Columns) if item.name in arguments})
+    summary = import_recordings(ImportConfig(tuple(sources), **arguments, columns=columns), out, overwrite=overwrite)
+    print("\n".join(_import_lines(summary, out)))
+    if summary.unread:
+        faults = "; ".join(summary.unread[:5])
+        raise RunError(f"{len(summary.unread)} files were left out: {faults}; all others are in {out}")
+
+
+def _import_parser(prog: str | None) -> argparse.ArgumentParser:
+    from action_ddim.recordings.convert import ImportConfig
+    from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
+    from action_ddim.recordings.formats.detect import FORMATS
+    from action_ddim.recordings.split import SPLITS_BY
+    from action_ddim.recordings.windows import IDLE_MODES, WINDOWS
+
+    parser = OneLineParser(prog=prog, description=import_data.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    default, columns = ImportConfig(()), Columns()
+    add = parser.add_argument
+    add("sources", metavar="SOURCE", nargs="+", type=Path, help="file, or folder that is searched for them")
+    add("--out", required=True, type=Path, default=argparse.SUPPRESS, help="folder for train/ and val/, made if missing")
+    add("--format", choices=FORMATS, default=default.format, help="auto finds that of each file")
+    add("--rate", type=float, default=default.rate, help="steps a second; beyond what the device delivers they lie on lines")
+    add("--seq_len", type=int, default=default.seq_len, help="steps a window")
+    help_text = "moving: where anything moves or is pressed; press: one around each press; all: those at rest too"
+    add("--windows", choices=WINDOWS, default=default.windows, help=help_text)
+    add("--val_fraction", type=float, default=default.val_fraction, help="share of the windows that is held out")
+    help_text = "what is never on both sides; who names no user counts by session, then by file"
+    add("--split_by", choices=SPLITS_BY, default=default.split_by, help=help_text)
+    help_text = "size in the unit of x and y; auto: what the file says, else as far as the places of each person reach"
+    add("--screen", type=_screen_or_auto, metavar="WxH|auto", default="auto", help=help_text)
+    add("--idle", choices=IDLE_MODES, default=default.idle, help="outside a press: hold the place, or x = y = 0")
+    add("--max_gap", type=float, default=default.max_gap, help="seconds without a row at which no window goes on")
+    add("--min_rate", type=float, default=default.min_rate, help="rows a second of motion; slower recordings are left out")
+    add("--seed", type=int, default=default.seed, help="of the split, and of where windows around presses lie")
+    add("--strict", action="store_true", help="end at the first file that cannot be read")
+    add("--overwrite", action="store_true", help="replace the data sets in --out")
+    table = parser.add_argument_group("CSV and Parquet")
+    for name in ("time", "x", "y", "press"):
+        table.add_argument(f"--{name}_column", default=getattr(columns, f"{name}_column"), help=f"holds {name}")
+    for name in ("user", "session"):
+        table.add_argument(f"--{name}_column", default=argparse.SUPPRESS, help=f"holds the {name}; by default none does")
+    table.add_argument("--time_unit", choices=TIME_UNITS, default=columns.time_unit, help="of the time column")
+    help_text = "of x and y: pixels of a screen, or fractions of it"
+    table.add_argument("--place_unit", choices=PLACE_UNITS, default=columns.place_unit, help=help_text)
+    table.add_argument("--delimiter", default=columns.delimiter, help="between the values of a CSV row")
+    return parser
+
+
+def _screen_or_auto(text: str) -> tuple[int, int] | None:
+    return None if text == "auto" else screen_size(text)
+
+
+def _import_lines(summary: "ImportSummary", out: Path) -> list[str]:
+    """Say what an import came to: every row that was dropped or changed, with its reason."""
+    from action_ddim.recordings.cleaning import CHANGED, DROPPED
+    from action_ddim.recordings.windows import LEFT_OUT
+
+    counts = summary.counts
+    lines = [f"{len(summary.files)} files, {counts.rows:,} rows, of which {counts.dropped.total():,} were dropped"]
+    if summary.skipped:
+        lines[0] += f"; {len(summary.skipped)} other files are no recordings ({summary.skipped[0].name})"
+    tables = {"dropped": (counts.dropped, DROPPED), "changed": (counts.changed, CHANGED)}
+    tables["windows left out"] = (counts.windows_dropped, LEFT_OUT)
+    for title, (counted, reasons) in tables.items():
+        lines += [f"  {title} {count:>9,}  {name}: {reasons[name]}" for name, count in counted.most_common()]
+    groups = {"train": len(summary.windows) - len(summary.held_out), "val": len(summary.held_out)}
+    for split, number in groups.items():
+        if number:
+            lines.append(f"{summary.count(split):,} windows of {number} groups are in {out / split}")
+    return lines
 
 
 def inspect(argv: list[str], prog: str | None) -> None:

@@ -77,6 +77,7 @@ generate = _door(data.generate, tidy=False)
 VERBS = {
     "train": train,
     "generate": generate,
+    "import": _door(data.import_data),
     "inspect": _door(data.inspect),
     "push-data": _door(data.push_data),
     "evaluate": _door(model.evaluate),

@@ -90,7 +90,7 @@ def plan(argv: list[str], prog: str | None) -> None:
     add_output(parser)
     add("--num_candidates", type=int, default=4, help="drafts, of which the best is the plan")
     add("--num_inference_steps", type=int, default=10, help="DDIM steps of a draft")
-    add("--guidance_scale", type=float, default=0.0, help="weight of the cost's gradient; 1e4 goes round discs")
+    add("--guidance_scale", type=float, default=0.0, help="weight of the cost's gradient; 3e4 goes round discs")
     add("--no_inpaint", action="store_true", help="leave it to guidance and search what the task fixes")
     add("--search_rounds", type=int, default=0, help="how often the best drafts are noised and denoised again")
     add("--refine_steps", type=int, default=0, help="steps of L-BFGS on the best draft, up to 20")

@@ -15,6 +15,7 @@ KNOWN_KEYS = {
     *("sequence_length", "rate_hz", "source", "seed"),
     *("num_sequences", "action_type", "min_delta_t_pct", "max_delta_t_pct", "idle"),
     *("weights", "human", "screen"),
+    "recordings",  # what the import of recordings says of itself
 }
 PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
 MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
@@ -36,12 +37,14 @@ def write_dataset(
     *,
     sequences_per_file: int = 1000,
     overwrite: bool = False,
+    flag: str = "--output_dir",
 ) -> None:
     """Write `part_00000_actions.npy`, ... (`[N*L, 3]` float32) and `dataset.json` to `output_dir`, made if missing.
 
     Args:
         blocks: Actions `(B, L, 3)`, `num_sequences` of them in all.
         info: What `dataset.json` says, `sequence_length` among it.
+        flag: Names the folder in messages.
 
     Raises:
         UserError: there is data in the folder and `overwrite` is off, or data that this function did not write.
@@ -51,26 +54,30 @@ def write_dataset(
     if num_sequences > sequences_per_file * MAX_PARTS:
         raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
     folder = Path(output_dir)
+    check_replaceable(flag, folder, overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder, overwrite)
+        remove_dataset(folder)
         _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
         # Last, so that a folder with it is a folder that is whole.
         (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
     except OSError as error:
-        raise UserError(f"--output_dir {folder} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{flag} {folder} cannot be written: {error.strerror or error}") from error
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
-    """Remove the data set in the folder where that is allowed; other people's data never is."""
+def check_replaceable(flag: str, folder: Path, overwrite: bool) -> None:
+    """Raise a UserError where a folder holds a data set that may not be replaced, or other people's, which never may be."""
     data = sorted(folder.glob("*_actions.npy"))
     foreign = [path for path in data if not PART_NAME.fullmatch(path.name)]
     if foreign:
-        raise UserError(f"--output_dir {folder} holds {foreign[0].name}, which is not from here; choose another folder")
-    info = folder / "dataset.json"
-    if (data or info.exists()) and not overwrite:
-        raise UserError(f"--output_dir {folder} holds a data set; choose another folder or add --overwrite")
-    for path in [info, *data]:
+        raise UserError(f"{flag} {folder} holds {foreign[0].name}, which is not from here; choose another folder")
+    if (data or (folder / "dataset.json").exists()) and not overwrite:
+        raise UserError(f"{flag} {folder} holds a data set; choose another folder or add --overwrite")
+
+
+def remove_dataset(folder: Path) -> None:
+    """Remove the data set of a folder that `check_replaceable` allows to be replaced."""
+    for path in [folder / "dataset.json", *folder.glob("*_actions.npy")]:
         path.unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ def dataset_card(name: str, splits: Mapping[str, ActionDataset]) -> str:
     """Write the card of data sets by their split, with what the `dataset.json` of each says."""
     files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
     configs = [{"config_name": "default", "data_files": files}]
-    described = {split: data.info for split, data in splits.items()}
+    described = {split: _published(data.info) for split, data in splits.items()}
     more: dict[str, Any] = {"configs": configs, CARD_KEY: described}
     metadata = DatasetCardData(tags=TAGS, **more)
     keys = list(dict.fromkeys(key for info in described.values() for key in info))
@@ -51,3 +51,12 @@ actions = load_dataset("{name}", split="train").with_format("numpy")[:10]["{COLU
 Whoever publishes recordings states their licence, and whether the people who were recorded agreed: a pointer's path can tell
 who moved it.
 """
+
+
+def _published(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what dataset.json says without what tells of people: names of persons, files and folders."""
+    recordings = info.get("recordings")
+    if not isinstance(recordings, Mapping):
+        return dict(info)
+    kept = {name: value for name, value in recordings.items() if name not in ("files", "screens", "unread")}
+    return {**info, "recordings": {**kept, "num_files": len(recordings.get("files", []))}}

@@ -41,7 +41,8 @@ NOT_RUN = {
     "sbatch": "needs a Slurm cluster; test_accelerate_configs.py reads the script",
 }
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = BLOCK.findall(README)
 
 
 def commands(block: str) -> list[str]:
@@ -75,7 +76,24 @@ def sandbox(tmp_path) -> Path:
     stroke = np.stack([0.2 + 0.6 * times, 0.5 + 0 * times, (times > 0.3) & (times < 0.6)], axis=1)
     stroke[:, :2] += np.random.default_rng(0).normal(0, 0.003, (250, 2))
     np.save(folder / "recording.npy", stroke.astype(np.float32))
+    for user in range(3):
+        write_log(folder / "logs" / f"user{user}" / "session_1.csv", user)
     return folder
+
+
+def write_log(path: Path, seed: int) -> None:
+    """Write half a minute of a mouse that moves between rests, and clicks."""
+    generator, time, place = np.random.default_rng(seed), 40, np.array([500.0, 300.0])
+    lines = ["client timestamp,button,state,x,y"]
+    while time < 30_000:
+        for step in np.diff(np.sin(np.linspace(0, np.pi / 2, 40)))[:, None] * (generator.uniform([50, 50], [950, 550]) - place):
+            place, time = place + step, time + 8
+            lines.append(f"{time},NoButton,Move,{place[0]:.0f},{place[1]:.0f}")
+        for state, pause in (("Pressed", 300), ("Released", 80)):
+            time += pause
+            lines.append(f"{time},Left,{state},{place[0]:.0f},{place[1]:.0f}")
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n")
 
 
 def run(words: list[str], sandbox: Path) -> None:
@@ -102,6 +120,34 @@ def test_every_block_runs_as_it_is_written(sandbox):
             python = ""
     left = {path.name for path in sandbox.iterdir()}
     assert left >= {"checkpoints", "elsewhere", "samples.npy", "samples.png", "cleaned.npy", "report", "exported"}
+
+
+@pytest.mark.slow
+def test_recordings_become_a_model_in_five_commands(sandbox):
+    """The first block of docs/recordings.md, small by the words of `TOY`; the second imports a table."""
+    first, second = (block for _, block in BLOCK.findall((ROOT / "docs" / "recordings.md").read_text()))
+    assert len(commands(first)) == 5
+    np.savetxt(
+        sandbox / "log.csv",
+        [(index / 100, index % 300, index % 200, index % 50 < 9, index // 2000) for index in range(4000)],
+        "%g",
+        ",",
+        header="t,px,py,down,who",
+        comments="",
+    )
+    small = {"--report_to": "--d_model 16 --num_layers 1 --report_to"}
+    for command in (*commands(first), commands(second)[0].replace("--out recordings", "--out of_table")):
+        for words, fewer in {**TOY, **small}.items():
+            command = command.replace(words, fewer)
+        run(["bash", "-c", command], sandbox)
+    assert {path.name for path in sandbox.iterdir()} >= {
+        "recordings",
+        "inspection",
+        "checkpoints",
+        "report",
+        "samples.png",
+        "of_table",
+    }
 
 
 def test_blocks_are_shell_or_python():

@@ -1,0 +1,63 @@
+"""Which format a file has, and its reader."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from action_ddim.errors import UserError
+from action_ddim.recordings.formats import mouse_log, strokes
+from action_ddim.recordings.formats.columns import Columns, read_table
+from action_ddim.recordings.trace import Counts, Trace
+
+Reader = Callable[[Path, Counts], Iterator[Trace]]
+READERS: dict[str, Reader] = {
+    "balabit": mouse_log.read_balabit,
+    "sapimouse": mouse_log.read_sapimouse,
+    "omniglot": strokes.read_omniglot,
+    "strokes-json": strokes.read_strokes_json,
+    "futo": strokes.read_futo,
+    "svc": strokes.read_svc,
+}
+TABLES = ("csv", "parquet")
+FORMATS = ("auto", *READERS, *TABLES)
+HEAD_BYTES = 4096  # of a file tell its format
+
+
+def reader_of(name: str, columns: Columns) -> Reader:
+    """Return the reader of a format."""
+    return READERS.get(name) or partial(read_table, columns=columns)
+
+
+def detect(path: Path, columns: Columns) -> str | None:
+    """Return the format of a file, None where it is no recording that is known.
+
+    Raises:
+        UserError: the file cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened: {error.strerror or error}") from error
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    try:
+        text = head.decode("utf-8-sig", errors="strict" if len(head) < HEAD_BYTES else "ignore")
+    except UnicodeDecodeError:
+        return None
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("//")]
+    first, second = (*lines[:2], "", "")[:2]
+    names = [name.strip().strip('"') for name in first.split(columns.delimiter)]
+    if first == mouse_log.BALABIT_HEADER:
+        return "balabit"
+    if first == mouse_log.SAPIMOUSE_HEADER:
+        return "sapimouse"
+    if first == "START":
+        return "omniglot"
+    if first.startswith("{") and '"data"' in first and '"session"' in first:
+        return "futo"
+    if path.suffix == ".json" and ('"x"' in text and '"y"' in text):
+        return "strokes-json"
+    if first.isdecimal() and len(second.split()) == 7:
+        return "svc"
+    return "csv" if set(columns.numbers) <= set(names) else None
