@@ -15,6 +15,7 @@ X, Y, PRESS = range(NUM_CHANNELS)
 DEFAULT_SEQ_LEN = 250
 MIN_SEQ_LEN = 2  # one step has no first difference
 PRESS_THRESHOLD = 0.5
+IDLE_MODES = ("hold", "zero")  # between presses: the place is held, or x = y = 0, as a touch screen has none there
 STILL = 1e-6  # of the screen: what rounding makes of equal places in float32
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from action_ddim.actions import MIN_SEQ_LEN
+from action_ddim.actions import IDLE_MODES, MIN_SEQ_LEN
 from action_ddim.data.writer import write_dataset
 from action_ddim.errors import UserError
 from augmentation.action_types import MAX_PLACE, MIN_PLACE, PLANS, Canvas, Plan
@@ -22,7 +22,6 @@ from augmentation.strokes import RATE_HZ, humanize, make_strokes, minimum_jerk_p
 
 STRAIGHT = ("mixed", "click", "swipe")
 ACTION_TYPES = (*STRAIGHT, *PLANS)
-IDLE_MODES = ("hold", "zero")
 CLICK_SHARE = 0.27  # of `mixed`; the rest is horizontal, vertical and diagonal swipes in equal parts
 MAX_SCREEN = 1 << 16  # pixels a side
 # Sequences are drawn in blocks of this many, each from its own generator: sequence i depends on (seed, i) alone, and

@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from action_ddim.actions import MIN_SEQ_LEN
+from action_ddim.actions import IDLE_MODES, MIN_SEQ_LEN
 from action_ddim.cli.inputs import OneLineParser, screen_size
 from action_ddim.cli.outputs import check_new_folder, check_output
 from action_ddim.errors import RunError, UserError
-from augmentation.gestures import ACTION_TYPES, IDLE_MODES, GestureConfig, write_gestures
+from augmentation.gestures import ACTION_TYPES, GestureConfig, write_gestures
 
 if TYPE_CHECKING:
     from action_ddim.recordings.convert import ImportSummary
@@ -72,7 +72,7 @@ def _import_parser(prog: str | None) -> argparse.ArgumentParser:
     from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
     from action_ddim.recordings.formats.detect import FORMATS
     from action_ddim.recordings.split import SPLITS_BY
-    from action_ddim.recordings.windows import IDLE_MODES, WINDOWS
+    from action_ddim.recordings.windows import WINDOWS
 
     parser = OneLineParser(prog=prog, description=import_data.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     default, columns = ImportConfig(()), Columns()
@@ -124,8 +124,7 @@ def _import_lines(summary: "ImportSummary", out: Path) -> list[str]:
     tables["windows left out"] = (counts.windows_dropped, LEFT_OUT)
     for title, (counted, reasons) in tables.items():
         lines += [f"  {title} {count:>9,}  {name}: {reasons[name]}" for name, count in counted.most_common()]
-    groups = {"train": len(summary.windows) - len(summary.held_out), "val": len(summary.held_out)}
-    for split, number in groups.items():
+    for split, number in summary.num_groups.items():
         if number:
             lines.append(f"{summary.count(split):,} windows of {number} groups are in {out / split}")
     return lines

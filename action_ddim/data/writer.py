@@ -54,9 +54,9 @@ def write_dataset(
     if num_sequences > sequences_per_file * MAX_PARTS:
         raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
     folder = Path(output_dir)
-    check_replaceable(flag, folder, overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_replaceable(flag, folder, overwrite)
         remove_dataset(folder)
         _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
         # Last, so that a folder with it is a folder that is whole.

@@ -16,16 +16,16 @@ from typing import IO
 import numpy as np
 from tqdm.auto import tqdm
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS
+from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MIN_SEQ_LEN, NUM_CHANNELS
 from action_ddim.data.writer import check_replaceable, remove_dataset, write_dataset
-from action_ddim.errors import UserError, first_line
+from action_ddim.errors import UserError
 from action_ddim.recordings.cleaning import clean, pieces
 from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
-from action_ddim.recordings.formats.detect import FORMATS, detect, reader_of
+from action_ddim.recordings.formats.detect import FORMATS, detect, read
 from action_ddim.recordings.resample import resample
 from action_ddim.recordings.split import SPLITS_BY, group_of, held_out_groups
 from action_ddim.recordings.trace import Box, Counts, Recording
-from action_ddim.recordings.windows import IDLE_MODES, WINDOWS, cut, let_idle
+from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 
 READ_SEQUENCES = 256  # at once, where windows are shared out
 
@@ -103,6 +103,11 @@ class ImportSummary:
     windows: Counter[str] = field(default_factory=Counter)  # of each group that stays on one side
     held_out: set[str] = field(default_factory=set)
 
+    @property
+    def num_groups(self) -> dict[str, int]:
+        """Groups in train and in val."""
+        return {"train": len(self.windows) - len(self.held_out), "val": len(self.held_out)}
+
     def count(self, split: str) -> int:
         """Return the windows of train or val."""
         return sum(count for group, count in self.windows.items() if (group in self.held_out) == (split == "val"))
@@ -117,12 +122,12 @@ def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = Fals
     Raises:
         UserError: nothing can be imported, the folder is in use, or, where that is strict, a file cannot be read.
     """
-    for split in ("train", "val"):
-        check_replaceable("--out", out / split, overwrite)
     summary = ImportSummary()
-    found = _find(config, summary)
-    screens = _screens(config, found) if config.screen is None else {}
     try:
+        for split in ("train", "val"):
+            check_replaceable("--out", out / split, overwrite)
+        found = _find(config, summary)
+        screens = _screens(config, found) if config.screen is None else {}
         out.mkdir(parents=True, exist_ok=True)
         # Beside what is written: there is room for it there, where anywhere.
         with tempfile.TemporaryFile(dir=out, prefix=".windows-") as spool:
@@ -168,31 +173,32 @@ def _owner(recording: Recording) -> str:
 
 
 def _screens(config: ImportConfig, found: list[tuple[Path, str]]) -> dict[str, Box]:
-    """Return the screens of which no file tells the size: of each person, as far right and down as their places reach, or the
-    square around what is drawn on a canvas."""
-    reach: dict[str, np.ndarray] = {}  # left, top, right, bottom
+    """Return the screens of which no file tells the size, by who shares them (`_owner`)."""
+    reach: dict[str, np.ndarray] = {}  # the least x and y negated, the largest x and y
     canvases = set()
     with _progress(found, "screens") as progress:
         for path, name in found:
             # What cannot be read, the second reading tells.
-            with suppress(UserError, OSError, UnicodeDecodeError):
+            with suppress(UserError):
                 counts = Counts()
-                for piece, _ in pieces(reader_of(name, config.columns)(path, counts), config.max_gap, counts):
+                for piece, _ in pieces(read(path, name, config.columns, counts), config.max_gap, counts):
+                    if piece.recording.screen:
+                        break  # the file tells that of all in it
                     owner = _owner(piece.recording)
                     edges = np.array([-piece.x.min(), -piece.y.min(), piece.x.max(), piece.y.max()])
                     reach[owner] = np.maximum(reach.get(owner, edges), edges)
                     canvases |= {owner} if piece.recording.canvas else set()
             progress.update(path.stat().st_size)
-    return {owner: _square(*edges) if owner in canvases else _page(*edges) for owner, edges in reach.items()}
+    return {owner: _box(edges, owner in canvases) for owner, edges in reach.items()}
 
 
-def _page(_left: float, _top: float, right: float, bottom: float) -> Box:
-    return Box(0, 0, float(max(right, 1)), float(max(bottom, 1)))
-
-
-def _square(left: float, top: float, right: float, bottom: float) -> Box:
-    size = float(max(left + right, top + bottom)) or 1.0
-    return Box(float(-left), float(-top), size, size)
+def _box(reach: np.ndarray, canvas: bool) -> Box:
+    """Return the square around what is drawn on a canvas, else a page from (0, 0) as far right and down as places reach."""
+    left, top, right, bottom = (reach * [-1, -1, 1, 1]).tolist()
+    if canvas:
+        size = max(right - left, bottom - top) or 1.0
+        return Box(left, top, size, size)
+    return Box(0, 0, max(right, 1.0), max(bottom, 1.0))
 
 
 def _screen(config: ImportConfig, recording: Recording, found: dict[str, Box]) -> Box:
@@ -220,13 +226,12 @@ def _read_all(
                 for group, windows in _windows(config, path, name, screens, counts, summary):
                     spool.write(windows.tobytes())
                     of_file.append((group, len(windows)))
-            except (UserError, UnicodeDecodeError) as error:
-                message = str(error) if isinstance(error, UserError) else f"{path} is not text: {first_line(error)}"
+            except UserError as error:
                 if config.strict:
-                    raise UserError(f"{message} (--strict)") from error
+                    raise UserError(f"{error} (--strict)") from error
                 spool.seek(begin)
                 spool.truncate()
-                summary.unread.append(message)
+                summary.unread.append(str(error))
             else:
                 summary.counts.add(counts)
                 groups += of_file
@@ -242,7 +247,7 @@ def _windows(
     config: ImportConfig, path: Path, name: str, screens: dict[str, Box], counts: Counts, summary: ImportSummary
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Return the windows of each piece of a file, and their group."""
-    blocks = reader_of(name, config.columns)(path, counts)
+    blocks = read(path, name, config.columns, counts)
     for number, (piece, interval) in enumerate(pieces(blocks, config.max_gap, counts)):
         if interval > 1 / config.min_rate:
             counts.drop("too_sparse", len(piece))
@@ -286,14 +291,13 @@ def _record(config: ImportConfig, summary: ImportSummary, split: str) -> dict:
     screens = {owner: astuple(screen) for owner, screen in summary.screens.items()}
     settings["screen"] = "auto" if config.screen is None else "{:g}x{:g}".format(*config.screen)
     tables = {"columns": asdict(config.columns)} if {"csv", "parquet"} & {file["format"] for file in summary.files} else {}
-    counts = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(summary.counts).items()}
     return {
         "split": split,
         **settings,
         **tables,
         "screens": screens,
-        "groups": {"train": len(summary.windows) - len(summary.held_out), "val": len(summary.held_out)},
-        "counts": counts,
+        "groups": summary.num_groups,
+        "counts": vars(summary.counts),
         "unread": summary.unread,
         "files": summary.files,
     }

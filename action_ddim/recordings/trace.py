@@ -93,22 +93,24 @@ class Counts:
     windows_dropped: Counter[str] = field(default_factory=Counter)
 
     def drop(self, reason: str, count: SupportsInt) -> None:
-        if int(count):
-            self.dropped[reason] += int(count)
+        _add(self.dropped, reason, count)
 
     def change(self, reason: str, count: SupportsInt) -> None:
-        if int(count):
-            self.changed[reason] += int(count)
+        _add(self.changed, reason, count)
 
     def drop_windows(self, reason: str, count: SupportsInt) -> None:
-        if int(count) > 0:
-            self.windows_dropped[reason] += int(count)
+        _add(self.windows_dropped, reason, count)
 
     def add(self, other: "Counts") -> None:
         self.rows += other.rows
         self.dropped += other.dropped
         self.changed += other.changed
         self.windows_dropped += other.windows_dropped
+
+
+def _add(counted: Counter[str], reason: str, count: SupportsInt) -> None:
+    if int(count) > 0:  # a reason that nothing fell under is not told
+        counted[reason] += int(count)
 
 
 def make_trace(recording: Recording, time, x, y, press, *, unseen=None, lost=None) -> Trace:

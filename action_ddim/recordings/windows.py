@@ -5,7 +5,6 @@ import numpy as np
 from action_ddim.recordings.trace import Counts
 
 WINDOWS = ("moving", "press", "all")
-IDLE_MODES = ("hold", "zero")
 # Reasons, as they are counted in the summary and in dataset.json.
 LEFT_OUT = {
     "at_rest": "neither place nor press changes (--windows moving)",
@@ -62,5 +61,5 @@ def _around_presses(press: np.ndarray, seq_len: int, seed: tuple[int, ...]) -> n
 
 
 def let_idle(windows: np.ndarray, idle: str) -> np.ndarray:
-    """Return windows whose place between presses is held as it is, or x = y = 0, as a touch screen has none there."""
+    """Return windows whose place between presses is as `IDLE_MODES` says; it is held in those that are given."""
     return windows * windows[..., 2:] if idle == "zero" else windows

@@ -147,6 +147,17 @@ def test_a_file_that_cannot_be_read_is_named_and_leaves_nothing(logs, tmp_path, 
     assert not (tmp_path / "strict").exists()
 
 
+def test_a_file_that_is_no_text_all_through_is_named(logs, tmp_path, capsys):
+    (logs / "9_01.txt").write_bytes(b"START\n1,2,3\n" + b" " * 5000 + b"\xff\n")
+    assert import_data(logs, "--out", tmp_path / "out", "--val_fraction", 0) == 1
+    assert "9_01.txt is not text" in capsys.readouterr().err
+
+
+def test_a_name_that_no_disk_takes_is_one_line(logs, tmp_path, capsys):
+    assert import_data(logs, "--out", tmp_path / ("a" * 300)) == 2
+    one_line(capsys, "--out", "cannot be written: File name too long")
+
+
 def test_a_folder_in_use_is_refused_and_replaced_where_asked(logs, tmp_path, capsys):
     assert import_data(logs, "--out", tmp_path / "out") == 0
     before = (tmp_path / "out" / "val" / "dataset.json").read_text()

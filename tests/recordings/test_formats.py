@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from action_ddim.errors import UserError
+from action_ddim.recordings.formats import detect
 from action_ddim.recordings.formats.columns import Columns
-from action_ddim.recordings.formats.detect import detect, reader_of
 from action_ddim.recordings.trace import Counts
 
 BALABIT = """record timestamp,client timestamp,button,state,x,y
@@ -34,13 +34,16 @@ SVC_FLOAT = "2\n52.81 81.31 0.000000 1 510.0 520.0 0.0\n52.83 81.30 0.007000 1 5
 CSV = "time,x,y,press\n0,1,2,0\n8,3,4,1\n16,5,6,0.5\n"
 
 
-def read(tmp_path, name, text, columns=Columns(), counts=None):  # noqa: B008  (it is frozen)
+DEFAULT = Columns()
+
+
+def read(tmp_path, name, text, columns=DEFAULT, counts=None):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    found = detect(path, columns)
+    found = detect.detect(path, columns)
     assert found
-    return found, list(reader_of(found, columns)(path, counts or Counts()))
+    return found, list(detect.read(path, found, columns, counts or Counts()))
 
 
 def test_balabit_takes_client_time_and_the_rows_own_state(tmp_path):
@@ -132,8 +135,8 @@ def test_parquet_holds_what_csv_holds(tmp_path):
         {"time": [0, 8, 16], "x": [1, 3, 5], "y": [2.0, 4, 6], "press": [False, True, True], "more": ["", "", ""]}
     )
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert detect(tmp_path / "a.parquet", Columns()) == "parquet"
-    (got,) = reader_of("parquet", Columns())(tmp_path / "a.parquet", Counts())
+    assert detect.detect(tmp_path / "a.parquet", DEFAULT) == "parquet"
+    (got,) = detect.read(tmp_path / "a.parquet", "parquet", DEFAULT, Counts())
     _, (same,) = read(tmp_path, "a.csv", CSV)
     assert all((a == b).all() for a, b in zip(got.columns, same.columns, strict=True))
 
@@ -183,4 +186,4 @@ def test_a_file_of_another_kind_has_no_format(tmp_path):
         "a": b"",
     }.items():
         (tmp_path / name).write_bytes(content)
-        assert detect(tmp_path / name, Columns()) is None
+        assert detect.detect(tmp_path / name, DEFAULT) is None

@@ -40,16 +40,18 @@ class Columns:
         return [name for name in (self.press_column, self.user_column, self.session_column) if name]
 
 
-def read_table(path: Path, counts: Counts, columns: Columns) -> Iterator[Trace]:
+def read_table(path: Path, counts: Counts, columns: Columns, *, is_parquet: bool) -> Iterator[Trace]:
     """Read a file whose rows are in the order of time, all rows of a session of a person one after the other.
 
     Raises:
         UserError: a column is missing, a value is not what its column holds, or a session comes back after another.
     """
-    parquet = is_parquet(path)
-    read = read_parquet(path, columns.numbers, columns.words) if parquet else _csv(path, counts, columns)
+    if is_parquet:
+        batches = read_parquet(path, columns.numbers, columns.words)
+    else:
+        batches = read_csv(path, columns.numbers, columns.words, counts, columns.delimiter)
     start, last, done = 0.0, None, set()
-    for batch in read:
+    for batch in batches:
         time, x, y = (batch.column(name).to_numpy(zero_copy_only=False) for name in columns.numbers)
         press = _pressed(path, columns.press_column, batch.column(columns.press_column))
         names = [_codes(batch.column(name)) for name in (columns.user_column, columns.session_column) if name]
@@ -67,16 +69,6 @@ def read_table(path: Path, counts: Counts, columns: Columns) -> Iterator[Trace]:
             recording = Recording(str(path), "pointer", user, session, screen=screen)
             seconds = (time[first:end] - start) / TIME_UNITS[columns.time_unit]
             yield make_trace(recording, seconds, x[first:end], y[first:end], press[first:end])
-
-
-def is_parquet(path: Path) -> bool:
-    """Say whether a file begins as Parquet files do."""
-    with open(path, "rb") as file:
-        return file.read(4) == b"PAR1"
-
-
-def _csv(path: Path, counts: Counts, columns: Columns):
-    return read_csv(path, columns.numbers, columns.words, counts, columns.delimiter)
 
 
 def _codes(column) -> tuple[np.ndarray, list]:

@@ -1,10 +1,9 @@
 """Which format a file has, and its reader."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, first_line
 from action_ddim.recordings.formats import mouse_log, strokes
 from action_ddim.recordings.formats.columns import Columns, read_table
 from action_ddim.recordings.trace import Counts, Trace
@@ -23,9 +22,21 @@ FORMATS = ("auto", *READERS, *TABLES)
 HEAD_BYTES = 4096  # of a file tell its format
 
 
-def reader_of(name: str, columns: Columns) -> Reader:
-    """Return the reader of a format."""
-    return READERS.get(name) or partial(read_table, columns=columns)
+def read(path: Path, name: str, columns: Columns, counts: Counts) -> Iterator[Trace]:
+    """Read a file of this format, a block of rows at a time.
+
+    Raises:
+        UserError: the file cannot be read; it names file, line where there is one, and reason.
+    """
+    try:
+        if name in READERS:
+            yield from READERS[name](path, counts)
+        else:
+            yield from read_table(path, counts, columns, is_parquet=name == "parquet")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text: {first_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def detect(path: Path, columns: Columns) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from action_ddim.errors import UserError, first_line
-from action_ddim.recordings.trace import Counts, Recording, Trace, trace_of_strokes
+from action_ddim.recordings.trace import Counts, Recording, Trace, make_trace, trace_of_strokes
 
 OMNIGLOT_SCREEN = (105.0, 105.0)  # of the drawing area; strokes run over its edge by a few
 
@@ -82,9 +82,8 @@ def read_svc(path: Path, counts: Counts) -> Iterator[Trace]:
         raise UserError(f"{path}, line 1: it says {stated} rows, and {len(rows)} follow; restore the file, or remove it")
     x, y, time, pen = np.array(rows, np.float64).reshape(-1, 7)[:, :4].T
     per_second = 1.0 if any("." in word for word in lines[1][:3]) else 1e3
-    none = np.zeros(len(time), bool)
     recording = Recording(str(path), "pen", canvas=True, upwards=True)
-    yield Trace(recording, (time - time[0]) / per_second, x, -y, pen > 0, none, none)
+    yield make_trace(recording, (time - time[0]) / per_second, x, -y, pen > 0)
 
 
 def _points(points: list[dict]) -> np.ndarray:
