@@ -87,6 +87,7 @@ VERBS = {
     "gesture": _door(planning.gesture),
     "plan": _door(planning.plan),
     "replay": _door(serving.replay),
+    "studio": _door(serving.studio),
 }
 
 

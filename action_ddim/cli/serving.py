@@ -1,7 +1,8 @@
-"""The verb for actions put to use: `replay`. Exported models are `export`'s, in model."""
+"""The verbs for models and actions put to use: `replay`, `studio`. Exported models are `export`'s, in model."""
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import numpy as np
 from action_ddim.actions import DEFAULT_SEQ_LEN
 from action_ddim.atomic import written_whole
 from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
-from action_ddim.cli.outputs import check_output
+from action_ddim.cli.outputs import check_output, check_writable
 from action_ddim.data.action_file import open_action_file
 from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
+from action_ddim.pretrained import DEVICES
 from action_ddim.serving.replay import FORMATS, events, render
+
+DEFAULT_RATE = 125.0  # of `import` too: near what devices deliver
 
 
 def replay(argv: list[str], prog: str | None) -> None:
@@ -93,3 +97,53 @@ def _read(path: Path, seq_len: float | None, num: int | None) -> np.ndarray:
         actions = recording.read(file, 0, min(recording.num_sequences, num or recording.num_sequences))
     check_actions(path, actions, batch_size=256, flag="FILE")
     return actions
+
+
+def studio(argv: list[str], prog: str | None) -> None:
+    """Open a local page that records actions, replays the model's, fills in and lets guess which are real."""
+    args = _studio_parser(prog).parse_args(argv)
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f'the studio needs {error.name}, which is missing: pip install "action-ddim[studio]"') from error
+    for name in ("rate", "seq_len", "num_inference_steps"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} is {value:g}; give more than 0")
+    if not 0 <= args.port < 2**16:
+        raise UserError(f"--port is {args.port}; give 1 to {2**16 - 1}, or 0 for any that is free")
+    from action_ddim.serving.studio.server import serve
+    from action_ddim.serving.studio.studio import Studio
+
+    check_writable("--out", args.out)
+    artist = None
+    if args.model:
+        from action_ddim.serving.studio.drawing import Artist  # and with it torch
+
+        artist = Artist(args.model, args.device, args.num_inference_steps)
+    said = read_info(args.data_dir / "dataset.json").get("rate_hz") if args.data_dir else None
+    rate = args.rate or (artist and artist.rate_hz) or said or DEFAULT_RATE
+    try:
+        made = Studio(args.out, artist, args.data_dir, rate, args.seq_len)
+    except OSError as error:
+        raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+    with suppress(KeyboardInterrupt):  # which is how a studio is closed
+        serve(made, args.host, args.port, lambda address: print(f"open {address}\nCtrl-C closes the studio.", flush=True))
+
+
+def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = OneLineParser(prog=prog, description=studio.__doc__, formatter_class=formatter)
+    parser.set_defaults(model=None, data_dir=None, rate=None)  # which --help need not say
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("studio"), help="folder of what is recorded: sessions/, and windows/ made of them")
+    add("--model", default=argparse.SUPPRESS, help="pipeline folder or Hub id; without one, the studio records only")
+    add("--data_dir", type=Path, default=argparse.SUPPRESS, help="windows to watch and guess, instead of those recorded here")
+    add("--rate", type=float, default=argparse.SUPPRESS, help=f"steps a second; by default the model's, else {DEFAULT_RATE:g}")
+    add("--seq_len", type=int, default=DEFAULT_SEQ_LEN, help="steps of a window, where no model says it")
+    add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawing")
+    add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
+    add("--host", default="127.0.0.1", help="address to listen on: this machine only, unless another is named")
+    add("--port", type=int, default=8765, help="0 takes any that is free")
+    return parser

@@ -187,3 +187,51 @@ def test_a_file_of_another_kind_has_no_format(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(content)
         assert detect.detect(tmp_path / name, DEFAULT) is None
+
+
+STUDIO = """{"format": "action-ddim studio 1", "person": "ada", "device": "touch", "width": 200, "height": 100.5}
+[10, 20, 30, 1, 0.5, 0]
+[18.5, 40, -3, 1, 1, 1]
+[26, 40, 30, 0, 0, 1]
+"""
+
+
+def test_studio_rows_are_of_a_person_a_device_and_a_canvas(tmp_path):
+    found, (trace,) = read(tmp_path, "20261125-120000-0123abcd.jsonl", STUDIO)
+    recording = trace.recording
+    assert (found, recording.device, recording.user, recording.session) == (
+        "studio",
+        "touch",
+        "ada",
+        "20261125-120000-0123abcd",
+    )
+    assert recording.screen == (200, 100.5)
+    assert trace.time.tolist() == [0.01, 0.0185, 0.026]
+    assert (trace.x.tolist(), trace.y.tolist()) == ([20, 40, 40], [30, -3, 30])
+    assert (trace.press.tolist(), trace.unseen.tolist()) == ([True, True, False], [True, False, False])
+
+
+def test_studio_row_that_was_being_written_is_counted(tmp_path):
+    counts = Counts()
+    _, (trace,) = read(tmp_path, "a.jsonl", STUDIO + "[30, 4", counts=counts)
+    assert len(trace) == 3
+    assert (counts.rows, dict(counts.dropped)) == (1, {"malformed": 1})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[18.5, 40, -3, 1, 1, 1]", "[18.5, 40, -3, 1, 1]", "line 3: it is not [ms, x, y, down, pressure, seen]"),
+        ("[18.5,", "[NaN,", "line 3: nan is not a number from 0"),
+        ("[18.5,", f"[{'9' * 400},", "line 3: 99"),
+        ("1, 0.5, 0]", "0.5, 0.5, 0]", "line 2: down and seen are 0 or 1"),
+        ("[26,", "26,", "line 4: Extra data"),
+        ("touch", "eye", "line 1: device is 'eye'; known are mouse, touch, pen"),
+        ("ada", "", "line 1: person is no name"),
+        ("200", "0", "line 1: width is not a number from 1"),
+    ],
+)
+def test_studio_line_that_is_wrong_is_named(tmp_path, old, new, expected):
+    with pytest.raises(UserError, match="no session of the studio") as caught:
+        read(tmp_path, "a.jsonl", STUDIO.replace(old, new))
+    assert f"a.jsonl, {expected}" in str(caught.value)

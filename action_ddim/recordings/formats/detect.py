@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from action_ddim.errors import UserError, first_line
-from action_ddim.recordings.formats import mouse_log, strokes
+from action_ddim.recordings.formats import mouse_log, strokes, studio
 from action_ddim.recordings.formats.columns import Columns, read_table
 from action_ddim.recordings.trace import Counts, Trace
 
@@ -16,6 +16,7 @@ READERS: dict[str, Reader] = {
     "strokes-json": strokes.read_strokes_json,
     "futo": strokes.read_futo,
     "svc": strokes.read_svc,
+    "studio": studio.read_studio,
 }
 TABLES = ("csv", "parquet")
 FORMATS = ("auto", *READERS, *TABLES)
@@ -67,6 +68,8 @@ def detect(path: Path, columns: Columns) -> str | None:
         return "omniglot"
     if first.startswith("{") and '"data"' in first and '"session"' in first:
         return "futo"
+    if first.startswith("{") and f'"{studio.FORMAT}"' in first:
+        return "studio"
     if path.suffix == ".json" and ('"x"' in text and '"y"' in text):
         return "strokes-json"
     if first.isdecimal() and len(second.split()) == 7:

@@ -1,0 +1,92 @@
+"""What the page asks of a model: new actions, and ways through points. It loads while the page is open already."""
+
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from action_ddim.actions import NUM_CHANNELS, PRESS
+from action_ddim.errors import UserError
+from action_ddim.evaluation.model_card import read_card
+from action_ddim.inpainting import build_mask
+from action_ddim.pretrained import find_pipeline, load_pipeline
+
+if TYPE_CHECKING:
+    from action_ddim.pipeline import ActionDDIMPipeline
+
+AT_ONCE = 4  # sequences, between which the page hears how far it is
+
+
+class Artist:
+    """A model that draws for the page, one request at a time.
+
+    Args:
+        model: A pipeline folder or Hub id, of which the folder is looked for at once.
+        num_inference_steps: DDIM steps of each drawing.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, model: str, device: str = "auto", num_inference_steps: int = 50):
+        folder = find_pipeline(model)
+        self.name, self.num_inference_steps = model, num_inference_steps
+        self.rate_hz = read_card(folder).rate_hz
+        self._fault: str | None = None
+        self._turn = threading.Lock()
+        self._loading = threading.Thread(target=self._load, args=(model, device), daemon=True)
+        self._loading.start()
+
+    def _load(self, model: str, device: str) -> None:
+        try:
+            self._pipeline = load_pipeline(model, device)
+            most = self._pipeline.scheduler.config.num_train_timesteps
+            if self.num_inference_steps > most:
+                raise UserError(f"--num_inference_steps is {self.num_inference_steps}; the model has {most} timesteps")
+        except UserError as error:
+            self._fault = str(error)
+
+    @property
+    def state(self) -> str:
+        """`loading`, `ready`, or what is wrong."""
+        return "loading" if self._loading.is_alive() else self._fault or "ready"
+
+    @property
+    def seq_len(self) -> int:
+        """L; waits until the model has loaded.
+
+        Raises:
+            UserError: it could not.
+        """
+        return self._loaded().denoiser.config.seq_len
+
+    def _loaded(self) -> "ActionDDIMPipeline":
+        self._loading.join()
+        if self._fault:
+            raise UserError(self._fault)
+        return self._pipeline
+
+    def draw(self, num: int, known: np.ndarray | None = None, mask: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Return `num` new actions, arrays `(n, L, 3)` as they are done, with what is known in all of them."""
+        pipeline = self._loaded()
+        for done in range(0, num, AT_ONCE):
+            with self._turn:
+                (actions,) = pipeline(
+                    min(AT_ONCE, num - done), self.num_inference_steps, known=known, mask=mask, return_dict=False
+                )
+            yield actions
+
+    def through(self, points: np.ndarray, *, drag: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is known, `(L, 3)`, and its mask, of actions through points `(P, 2)` in equal times.
+
+        A single point is passed in the middle; several from a third of the time to two thirds. `drag` presses from the first to
+        the last, and nowhere else; without it the press is the model's to choose.
+        """
+        seq_len = self.seq_len
+        ends = (seq_len // 2,) * 2 if len(points) == 1 else (seq_len // 3, 2 * seq_len // 3)
+        at = np.linspace(*ends, len(points)).round().astype(int)
+        known = np.zeros((seq_len, NUM_CHANNELS), np.float32)
+        known[at, :PRESS] = points
+        known[at[0] : at[-1] + 1, PRESS] = 1
+        return known, build_mask(seq_len, waypoints=at.tolist(), press=drag)

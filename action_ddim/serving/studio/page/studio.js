@@ -1,0 +1,488 @@
+// The page of the studio, in this order: what it asks of the studio, drawing, recording, watching, filling in, guessing, tabs.
+
+const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
+const SEND_EVERY_MS = 250, RECOVER_EVERY_MS = 2000, MOST_ROWS = 5000, WAYS = 5, KEY_STEP = 0.02, DEFAULT_SEQ_LEN = 250;
+const byId = id => document.getElementById(id);
+const say = (id, text, failed = false) => {
+  byId(id).textContent = text;
+  byId(id).classList.toggle("failed", failed);
+};
+
+// ---- What the page asks ----
+
+class Refused extends Error {
+  constructor(status, answer) {
+    super(answer.error ?? `the studio answers ${status}`);
+    this.status = status;
+    this.answer = answer;
+  }
+}
+
+async function request(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers: { "x-studio-token": TOKEN } });
+  } catch {
+    throw new Error("the studio does not answer; start it again, in the same folder");
+  }
+  if (!response.ok) throw new Refused(response.status, await response.json().catch(() => ({})));
+  return response;
+}
+
+const post = (path, message = {}, options = {}) => request(path, { method: "POST", body: JSON.stringify(message), ...options });
+const ask = async (path, message) => (await post(path, message)).json();
+
+// Ask for actions that come a few at a time; hear of each batch.
+async function askForMany(path, message, hear) {
+  const reader = (await post(path, message)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const actions = [];
+  for (let text = ""; ;) {
+    const { done, value } = await reader.read();
+    text += value ?? "";
+    const lines = text.split("\n");
+    text = lines.pop();
+    for (const line of lines) {
+      const told = JSON.parse(line);
+      if (told.error) throw new Error(told.error);
+      actions.push(...told.actions);
+      hear?.(told.done, told.of);
+    }
+    if (done && actions.length < message.num) throw new Error("the studio stopped before it was done");
+    if (done) return actions;
+  }
+}
+
+// Do work that takes a while: its button waits, its line says what goes on, or why not.
+async function work(button, line, text, doIt) {
+  button.disabled = true;
+  say(line, text);
+  try {
+    await doIt();
+  } catch (error) {
+    say(line, error.message, true);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+// ---- Drawing ----
+
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`);
+
+// Return what to draw on, in CSS pixels, cleared.
+function surface(canvas) {
+  const { width, height } = canvas.getBoundingClientRect(), scale = devicePixelRatio;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const pen = canvas.getContext("2d");
+  pen.scale(scale, scale);
+  pen.lineCap = pen.lineJoin = "round";
+  return { pen, width, height };
+}
+
+// Draw the steps of an action up to `end`, thick where it is pressed; `head` marks where the pointer is then.
+function drawAction({ pen, width, height }, action, name, end = action.length, head = false) {
+  pen.strokeStyle = pen.fillStyle = colour(name);
+  for (let step = 1; step < end; step++) {
+    pen.lineWidth = action[step][2] && action[step - 1][2] ? 4 : 1;
+    pen.beginPath();
+    pen.moveTo(action[step - 1][0] * width, action[step - 1][1] * height);
+    pen.lineTo(action[step][0] * width, action[step][1] * height);
+    pen.stroke();
+  }
+  for (let step = 0; step < end; step++) {
+    if (action[step][2] && !(step && action[step - 1][2])) dot(pen, action[step][0] * width, action[step][1] * height, 4);
+  }
+  if (head && end) {
+    const [x, y, press] = action[end - 1];
+    dot(pen, x * width, y * height, press ? 8 : 5);
+  }
+}
+
+function dot(pen, x, y, radius) {
+  pen.beginPath();
+  pen.arc(x, y, radius, 0, 2 * Math.PI);
+  pen.fill();
+}
+
+// Replays actions on canvases at true speed, all together, one after the other and again.
+class Replay {
+  constructor(canvases) {
+    this.canvases = canvases;
+    this.lists = canvases.map(() => []);
+    this.paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.rate = 125;
+    this.start = performance.now();
+    const frame = now => {
+      if (this.canvases[0].offsetParent) this.draw(now);
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  }
+
+  show(lists, rate) {
+    this.lists = lists;
+    this.rate = rate;
+    this.start = performance.now();
+  }
+
+  draw(now) {
+    this.canvases.forEach((canvas, side) => {
+      const list = this.lists[side], target = surface(canvas);
+      if (!list.length) return;
+      const length = list[0].length, turn = 1000 * length / this.rate + 500; // half a second between two
+      const elapsed = this.paused ? turn - 1 : now - this.start;
+      const action = list[Math.floor(elapsed / turn) % list.length];
+      drawAction(target, action, "ink", Math.min(length, 1 + Math.floor((elapsed % turn) * this.rate / 1000)), true);
+    });
+  }
+}
+
+// ---- Recording ----
+
+// Rows of one device on the way to the disk. What the studio has not said to have is in localStorage too, and outlives the page.
+class Session {
+  constructor(name, header, first = 0, rows = []) {
+    Object.assign(this, { name, header, first, rows, sending: false, kept: true });
+  }
+
+  static begun(device, width, height) {
+    const now = new Date().toISOString();
+    const random = crypto.getRandomValues(new Uint32Array(1))[0].toString(16).padStart(8, "0");
+    const name = `${now.slice(0, 10).replaceAll("-", "")}-${now.slice(11, 19).replaceAll(":", "")}-${random}`;
+    const session = new Session(name, { person: byId("person").value.trim() || "me", device, width, height });
+    navigator.locks.request(session.key, () => new Promise(() => {})); // held as long as the page lives: nobody else sends it
+    return session;
+  }
+
+  static key(name) {
+    return `studio ${TOKEN.slice(0, 8)} ${name}`;
+  }
+
+  get key() {
+    return Session.key(this.name);
+  }
+
+  add(row) {
+    this.rows.push(row);
+    this.kept = false;
+  }
+
+  keep() {
+    if (!this.rows.length) localStorage.removeItem(this.key);
+    else if (!this.kept) localStorage.setItem(this.key, JSON.stringify({ header: this.header, first: this.first, rows: this.rows }));
+    this.kept = true;
+  }
+
+  // Send what is not on disk, until all is.
+  async send(options) {
+    if (this.sending) return;
+    this.sending = true;
+    try {
+      while (this.rows.length) {
+        const rows = this.rows.slice(0, MOST_ROWS);
+        const answer = await ask("rows", { session: this.name, header: this.header, first: this.first, rows }, options);
+        this.acknowledge(answer.count);
+      }
+    } catch (error) {
+      if (error.status === 409) this.acknowledge(error.answer.count); // of a folder that was emptied, or of another page
+      throw error;
+    } finally {
+      this.sending = false;
+    }
+  }
+
+  acknowledge(count) {
+    this.rows.splice(0, Math.max(0, count - this.first));
+    this.first = count;
+    this.kept = false;
+    this.keep();
+  }
+}
+
+class Recorder {
+  constructor(pad) {
+    this.pad = pad;
+    this.on = false;
+    this.current = {}; // the session of each device
+    this.inside = {}; // whether the way from the last row of each device was seen
+    this.total = 0;
+    for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerenter", "pointerleave"])
+      pad.addEventListener(kind, event => this.hear(event));
+    pad.addEventListener("contextmenu", event => event.preventDefault());
+    new ResizeObserver(() => this.end()).observe(pad); // another size is another session
+    addEventListener("pagehide", () => this.leave());
+    setInterval(() => this.flush(), SEND_EVERY_MS);
+    setInterval(() => this.recover(), RECOVER_EVERY_MS);
+    this.recover();
+  }
+
+  get sessions() {
+    return [...Object.values(this.current), ...(this.ended ?? [])];
+  }
+
+  end() {
+    this.ended = this.sessions.filter(session => session.rows.length);
+    this.current = {};
+    this.inside = {};
+    surface(this.pad);
+  }
+
+  hear(event) {
+    if (!this.on || !event.isPrimary) return;
+    const device = event.pointerType || "mouse";
+    if (event.type === "pointerenter" || event.type === "pointerleave") { // a finger leaves when it is lifted
+      this.inside[device] = false;
+      return;
+    }
+    if (event.type === "pointerdown") this.pad.setPointerCapture(event.pointerId);
+    const box = this.pad.getBoundingClientRect();
+    const session = this.current[device] ??= Session.begun(device, box.width, box.height);
+    const parts = event.type === "pointermove" ? event.getCoalescedEvents?.() ?? [] : [];
+    for (const part of parts.length ? parts : [event]) {
+      const down = event.type !== "pointercancel" && part.buttons & 1;
+      const seen = this.inside[device] ? 1 : 0;
+      const x = part.clientX - box.left, y = part.clientY - box.top;
+      session.add([part.timeStamp, x, y, down, down ? part.pressure : 0, seen].map(value => +value.toFixed(3)));
+      this.total++;
+      this.trace(device, x, y, down, seen);
+      this.inside[device] = true;
+    }
+  }
+
+  trace(device, x, y, down, seen) {
+    const pen = this.pad.getContext("2d"), last = this.last;
+    if (seen && last?.device === device) {
+      pen.strokeStyle = colour(down ? "accent" : "line");
+      pen.lineWidth = down ? 3 : 1;
+      pen.beginPath();
+      pen.moveTo(last.x, last.y);
+      pen.lineTo(x, y);
+      pen.stroke();
+    }
+    this.last = { device, x, y };
+  }
+
+  async flush() {
+    const sessions = this.sessions;
+    if (sessions.every(session => !session.rows.length && session.kept)) return;
+    try {
+      sessions.forEach(session => session.keep());
+      await Promise.all(sessions.map(session => session.send()));
+      say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
+      this.ended = this.ended?.filter(session => session.rows.length);
+      showSessions();
+    } catch (error) {
+      const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
+      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${error.message}.`, true);
+    }
+  }
+
+  // The page goes: what is left is kept, and sent where the studio still listens.
+  leave() {
+    for (const session of this.sessions) {
+      session.keep();
+      session.sending = false;
+      session.send({ keepalive: true }).catch(() => {});
+    }
+  }
+
+  // Send what pages left behind that were closed while the studio did not answer.
+  async recover() {
+    const prefix = Session.key("");
+    for (const key of Object.keys(localStorage).filter(key => key.startsWith(prefix))) {
+      await navigator.locks.request(key, { ifAvailable: true }, async lock => {
+        const left = lock && localStorage.getItem(key);
+        if (!left) return;
+        const { header, first, rows } = JSON.parse(left);
+        await new Session(key.slice(prefix.length), header, first, rows).send();
+        await showSessions();
+      }).catch(() => {}); // the next round tries again
+    }
+  }
+}
+
+async function showSessions() {
+  const state = await (await request("state")).json();
+  const rows = state.sessions.toReversed().map(({ name, rows, presses, seconds }) => {
+    const row = document.createElement("tr");
+    for (const text of [name, rows, presses, seconds.toFixed(1)]) row.insertCell().textContent = text;
+    return row;
+  });
+  byId("sessions").tBodies[0].replaceChildren(...rows);
+  byId("sessions").hidden = !rows.length;
+  const model = state.model ? `model ${state.model.name}: ${state.model.state}` : "no model (start with --model to draw)";
+  say("about", `Recordings are kept in ${state.folder}; ${model}.`);
+  if (state.model?.state === "loading") setTimeout(() => showSessions().catch(() => {}), 1000);
+  rate = state.rate;
+}
+
+let rate = 125;
+const recorder = new Recorder(byId("pad"));
+
+byId("toggle").addEventListener("click", event => {
+  recorder.on = !recorder.on;
+  recorder.inside = {};
+  event.target.setAttribute("aria-pressed", recorder.on);
+  event.target.textContent = recorder.on ? "Stop recording" : "Start recording";
+});
+byId("person").addEventListener("change", () => recorder.end());
+byId("export").addEventListener("click", event => work(event.target, "recorded", "Making windows…", async () => {
+  await recorder.flush();
+  const made = await ask("export");
+  const dropped = Object.entries(made.dropped).map(([reason, count]) => `${count} ${reason}`).join(", ") || "none";
+  say("recorded", "");
+  byId("exported").hidden = false;
+  byId("exported").firstElementChild.textContent =
+    `${made.train} windows to train on and ${made.val} held out, of ${made.rows} rows (dropped: ${dropped}), are in ${made.folder}.`;
+  const folder = name => (/^[\w/.:-]*$/.test(made.folder) ? `${made.folder}/${name}` : `"${made.folder}/${name}"`);
+  const length = made.seq_len === DEFAULT_SEQ_LEN ? "" : ` --seq_len ${made.seq_len}`;
+  byId("exported").lastElementChild.textContent =
+    `action-ddim inspect ${folder("train")}\n` +
+    `action-ddim train --data_dir ${folder("train")} --val_data_dir ${folder(made.val ? "val" : "train")}${length} --report_to none`;
+}));
+byId("download").addEventListener("click", event => work(event.target, "recorded", "Packing…", async () => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await (await request("sessions.zip")).blob());
+  link.download = "sessions.zip";
+  link.click();
+  URL.revokeObjectURL(link.href);
+  say("recorded", "The sessions are in sessions.zip; action-ddim import reads them.");
+}));
+
+// ---- Watching ----
+
+const watching = new Replay([byId("real"), byId("drawn")]);
+byId("others").addEventListener("click", event => work(event.target, "watched", "Drawing…", async () => {
+  const lists = [[], []], faults = [];
+  const hear = (done, of) => say("watched", `Drawing… ${done} of ${of}`);
+  await ask("recorded", { num: 8 }).then(told => { lists[0] = told.actions; }, error => faults.push(error.message));
+  await askForMany("draw", { num: 8 }, hear).then(drawn => { lists[1] = drawn; }, error => faults.push(error.message));
+  watching.show(lists, rate);
+  say("watched", faults.join("; ") || `${lists[0].length} real, ${lists[1].length} drawn, ${rate} steps a second.`, faults.length > 0);
+}));
+byId("pause").addEventListener("click", event => {
+  watching.paused = !watching.paused;
+  watching.start = performance.now();
+  event.target.setAttribute("aria-pressed", watching.paused);
+});
+byId("pause").setAttribute("aria-pressed", watching.paused);
+
+// ---- Filling in ----
+
+const filling = { points: [], ways: [], cross: null };
+
+function drawFilling() {
+  const target = surface(byId("points")), { pen, width, height } = target;
+  filling.ways.forEach((way, number) => drawAction(target, way, `way-${number % WAYS}`));
+  pen.fillStyle = pen.strokeStyle = colour("ink");
+  filling.points.forEach(([x, y], number) => {
+    dot(pen, x * width, y * height, 6);
+    pen.font = "14px system-ui";
+    pen.fillText(number + 1, x * width + 9, y * height - 9);
+  });
+  if (filling.cross) {
+    const [x, y] = filling.cross;
+    pen.lineWidth = 1;
+    pen.beginPath();
+    pen.moveTo(x * width - 12, y * height);
+    pen.lineTo(x * width + 12, y * height);
+    pen.moveTo(x * width, y * height - 12);
+    pen.lineTo(x * width, y * height + 12);
+    pen.stroke();
+  }
+}
+
+function changePoints(points) {
+  filling.points = points;
+  filling.ways = [];
+  say("filled", points.length ? `${points.length} points.` : "");
+  drawFilling();
+}
+
+byId("points").addEventListener("pointerdown", event => {
+  const box = event.target.getBoundingClientRect();
+  filling.cross = null;
+  changePoints([...filling.points, [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]]);
+});
+byId("points").addEventListener("keydown", event => {
+  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  const cross = filling.cross ?? [0.5, 0.5];
+  if (way) filling.cross = cross.map((value, axis) => Math.min(1, Math.max(0, value + KEY_STEP * way[axis])));
+  else if (event.key === "Enter" || event.key === " ") changePoints([...filling.points, [...cross]]);
+  else if (event.key === "Backspace") changePoints(filling.points.slice(0, -1));
+  else return;
+  event.preventDefault();
+  drawFilling();
+});
+byId("points").addEventListener("focus", event => {
+  if (event.target.matches(":focus-visible")) filling.cross ??= [0.5, 0.5];
+  drawFilling();
+});
+byId("clear").addEventListener("click", () => changePoints([]));
+byId("ways").addEventListener("click", event => work(event.target, "filled", "Drawing…", async () => {
+  if (!filling.points.length) throw new Error("put a point into the field first");
+  const progress = byId("progress");
+  progress.value = 0;
+  progress.hidden = false;
+  try {
+    const message = { points: filling.points, drag: byId("drag").checked, num: WAYS };
+    filling.ways = await askForMany("fill", message, done => { progress.value = done; });
+    say("filled", `${filling.ways.length} ways through ${filling.points.length} points.`);
+    drawFilling();
+  } finally {
+    progress.hidden = true;
+  }
+}));
+
+// ---- Guessing ----
+
+const guessing = new Replay([byId("left"), byId("right")]);
+const score = { pair: null, right: 0, all: 0 };
+const sides = document.querySelectorAll(".side");
+
+byId("next").addEventListener("click", event => work(event.target, "guessed", "Drawing…", async () => {
+  const told = await ask("pair");
+  score.pair = told.pair;
+  guessing.show([[told.left], [told.right]], rate);
+  sides.forEach(side => { side.disabled = false; });
+  say("guessed", "Which one is real?");
+}));
+sides.forEach(side => side.addEventListener("click", () => work(byId("next"), "guessed", "", async () => {
+  sides.forEach(other => { other.disabled = true; });
+  const told = await ask("guess", { pair: score.pair, side: side.dataset.side });
+  score.all += 1;
+  score.right += told.right;
+  const verdict = told.right ? "Right" : `No: the ${told.real} one is real`;
+  say("guessed", `${verdict}. ${score.right} of ${score.all} right; by chance it would be ${score.all / 2}.`);
+  byId("next").disabled = false;
+  byId("next").focus();
+})));
+
+// ---- Tabs ----
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+
+function select(tab) {
+  for (const other of tabs) {
+    const selected = other === tab;
+    other.setAttribute("aria-selected", selected);
+    other.tabIndex = selected ? 0 : -1;
+    byId(other.getAttribute("aria-controls")).hidden = !selected;
+  }
+  if (tab.id === "tab-fill") drawFilling();
+}
+
+tabs.forEach((tab, number) => {
+  tab.addEventListener("click", () => select(tab));
+  tab.addEventListener("keydown", event => {
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!way) return;
+    const other = tabs[(number + way + tabs.length) % tabs.length];
+    other.focus();
+    select(other);
+  });
+});
+addEventListener("resize", drawFilling);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFilling);
+showSessions().catch(error => say("about", error.message, true));

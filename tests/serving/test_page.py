@@ -1,0 +1,266 @@
+"""The studio's page in a real Chromium: what the pointer did is on disk, whatever happens, and becomes a model that draws."""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from action_ddim.cli.main import main
+from action_ddim.serving.replay import events, render
+from tests.serving.test_studio import HEADER, NAME, drawn_rows, studio  # noqa: F401
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytestmark = pytest.mark.slow
+
+# Counts, apart from the page's own code and across its reloads, the places that the browser told while it was recording.
+COUNTER = """
+window.addEventListener("pointerdown", count, true);
+window.addEventListener("pointermove", count, true);
+window.addEventListener("pointerup", count, true);
+function count(event) {
+  if (event.target.id !== "pad" || document.getElementById("toggle").ariaPressed !== "true") return;
+  const parts = event.type === "pointermove" ? event.getCoalescedEvents().length || 1 : 1;
+  const key = "counted " + (sessionStorage.tab ??= Math.random());
+  localStorage[key] = Number(localStorage[key] ?? 0) + parts;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: Playwright's own, or the system's."""
+    with playwright.sync_playwright() as driver:
+        for path in (None, shutil.which("chromium"), shutil.which("google-chrome")):
+            try:
+                launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            except playwright.Error:
+                continue
+            yield launched
+            launched.close()
+            return
+        pytest.skip("no Chromium (playwright install chromium)")
+
+
+@pytest.fixture
+def context(browser):
+    """A fresh profile, whose pages throw nothing."""
+    thrown = []
+    made = browser.new_context(viewport={"width": 1000, "height": 800})
+    made.add_init_script(COUNTER)
+    made.on("weberror", lambda error: thrown.append(str(error.error)))
+    yield made
+    made.close()
+    assert not thrown
+
+
+def opened(context, client):
+    page = context.new_page()
+    page.goto(client.address)
+    playwright.expect(page.locator("#about")).to_contain_text("Recordings are kept")
+    page.click("#toggle")
+    return page
+
+
+def draw_wave(page, column: int, *, lift: bool = True, steps: int = 25, pause_ms: float = 8) -> None:
+    """Move, press and draw a wave down the pad by real pointer events."""
+    page.bring_to_front()  # input waits for frames, which a tab behind another has one a second of
+    box = page.locator("#pad").bounding_box()
+    x, y = box["x"] + 60 + 80 * (column % 10), box["y"] + 40
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(steps):
+        page.mouse.move(x + 30 * math.sin(step / 4), y + 10 * step)
+        page.wait_for_timeout(pause_ms)
+    if lift:
+        page.mouse.up()
+
+
+def counted(page) -> int:
+    names = "Object.keys(localStorage).filter(key => key.startsWith('counted'))"
+    return page.evaluate(f"{names}.reduce((sum, key) => sum + Number(localStorage[key]), 0)")
+
+
+def rows_on_disk(folder: Path) -> int:
+    return sum(len(path.read_text().splitlines()) - 1 for path in (folder / "sessions").glob("*.jsonl"))
+
+
+def all_arrive(page, folder: Path) -> None:
+    """Wait until the rows on disk are those that the browser told; once each."""
+    for _ in range(100):
+        if rows_on_disk(folder) == counted(page):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"{rows_on_disk(folder)} rows are on disk, of {counted(page)} that the pointer made")
+
+
+def test_no_row_is_lost_by_reloads_killed_servers_and_a_second_tab(context, studio, tmp_path):  # noqa: F811
+    client = studio()
+    page, other = opened(context, client), opened(context, client)
+    for column in range(3):  # in the middle of a stroke
+        draw_wave(page, column, lift=False)
+        page.reload()
+        page.mouse.up()
+        page.click("#toggle")
+    for column in range(2):
+        draw_wave(page, column)
+        os.kill(client.process.pid, signal.SIGKILL)
+        client.process.wait()
+        draw_wave(other, column + 3)
+        draw_wave(page, column + 3, lift=False)
+        playwright.expect(page.locator("#recorded")).to_contain_text("start it again")
+        page.mouse.up()
+        if column:
+            with pytest.raises(playwright.Error, match="ERR_CONNECTION_REFUSED"):
+                page.reload()
+        client = studio(port=client.port)
+    page.goto(client.address)
+    all_arrive(page, tmp_path / "studio")
+    assert counted(page) > 9 * 25
+    for path in (tmp_path / "studio" / "sessions").iterdir():
+        _, *rows = map(json.loads, path.read_text().splitlines())
+        assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):  # noqa: F811
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    (path,) = (tmp_path / "studio" / "sessions").iterdir()
+    limit = path.stat().st_size + 100  # bytes a file may have, in the process that runs
+    os.system(f"prlimit --pid {client.process.pid} --fsize={limit}:unlimited")
+    draw_wave(page, 1)
+    playwright.expect(page.locator("#recorded")).to_contain_text("the disk does not take it: File too large")
+    os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
+    playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+    all_arrive(page, tmp_path / "studio")
+
+
+def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):  # noqa: F811
+    client = studio("--seq_len", 50, "--rate", 100)
+    page = opened(context, client)
+    for column in range(6):
+        draw_wave(page, column, steps=40)
+    all_arrive(page, tmp_path / "studio")
+    page.click("#export")
+    playwright.expect(page.locator("#exported p")).to_contain_text("windows to train on")
+    inspect, train = page.locator("#exported pre").inner_text().splitlines()
+    assert main(shlex.split(inspect)[1:]) == 0
+    tiny = f"--d_model 16 --num_layers 1 --nhead 2 --batch_size 4 --num_epochs 3 --device cpu --save_dir {tmp_path / 'run'}"
+    assert main(shlex.split(train)[1:] + tiny.split()) == 0
+
+    page.close()
+    client = studio("--model", tmp_path / "run" / "pipeline", "--rate", 100, "--num_inference_steps", 2)
+    page = opened(context, client)
+    playwright.expect(page.locator("#about")).to_contain_text("ready")
+    page.click("#tab-watch")
+    page.click("#others")
+    playwright.expect(page.locator("#watched")).to_contain_text("8 drawn, 100 steps a second")
+    page.click("#tab-guess")
+    page.click("#next")
+    playwright.expect(page.locator("#guessed")).to_have_text("Which one is real?")
+    page.click("[data-side=right]")
+    playwright.expect(page.locator("#guessed")).to_contain_text("of 1 right")
+    page.click("#tab-fill")
+    page.click("#ways")
+    playwright.expect(page.locator("#filled")).to_have_text("put a point into the field first")
+    for x, y in ((200, 100), (400, 300)):
+        page.click("#points", position={"x": x, "y": y})
+    page.click("#ways")
+    playwright.expect(page.locator("#filled")).to_have_text("5 ways through 2 points.")
+
+
+def test_keyboard_alone_does_all_but_record(context, studio, model, data):  # noqa: F811
+    client = studio("--model", model, "--data_dir", data / "train", "--num_inference_steps", 2)
+    page = opened(context, client)
+    press = page.keyboard.press
+
+    def tab_to(name: str) -> None:
+        for _ in range(20):
+            if page.evaluate("document.activeElement.id") == name:
+                return
+            press("Tab")
+        raise AssertionError(f"Tab does not come to {name}")
+
+    page.evaluate("document.activeElement.blur()")
+    tab_to("tab-record")
+    press("ArrowRight")
+    tab_to("others")
+    press("Enter")
+    playwright.expect(page.locator("#watched")).to_contain_text("8 real, 8 drawn")
+    tab_to("pause")
+    press("Space")
+    assert page.locator("#pause").get_attribute("aria-pressed") == "true"
+    press("Shift+Tab")
+    press("Shift+Tab")
+    press("ArrowRight")
+    tab_to("points")
+    for key in ("ArrowLeft", "Enter", "ArrowDown", "ArrowDown", "Enter", "ArrowUp", "Enter", "Backspace"):
+        press(key)
+    playwright.expect(page.locator("#filled")).to_have_text("2 points.")
+    page.locator("#clear").focus()
+    press("Shift+Tab")
+    press("Enter")
+    playwright.expect(page.locator("#filled")).to_have_text("5 ways through 2 points.")
+    page.locator("#tab-fill").focus()
+    press("ArrowRight")
+    tab_to("next")
+    press("Enter")
+    playwright.expect(page.locator("#guessed")).to_have_text("Which one is real?")
+    press("Shift+Tab")
+    press("Enter")
+    playwright.expect(page.locator("#guessed")).to_contain_text("of 1 right")
+    assert page.evaluate("document.activeElement.id") == "next"
+
+
+def test_what_replay_sends_is_what_arrives(context, studio, tmp_path):  # noqa: F811
+    client = studio()
+    page = opened(context, client)
+    box = page.locator("#pad").bounding_box()
+    time = np.arange(60) / 60
+    press = (time > 0.3) & (time < 0.8)
+    action = np.stack([0.3 + 0.3 * time, 0.5 + 0.1 * np.sin(9 * time), press], axis=1)
+    sent = events(action[None], width=1000, height=800, rate=60)
+    scope: dict = {"__name__": "replayed"}
+    exec(render(sent, "playwright", 1000, 800), scope)
+    scope["replay"](page)
+    all_arrive(page, tmp_path / "studio")
+    (path,) = (tmp_path / "studio" / "sessions").iterdir()
+    trace = np.array([row[1:4] for row in map(json.loads, path.read_text().splitlines()[1:])])
+    expected, down = [], 0
+    for event in sent:
+        down = {"down": 1, "up": 0}.get(event.kind, down)
+        expected.append([event.x - box["x"], event.y - box["y"], down])
+    np.testing.assert_allclose(trace, expected, atol=0.01)
+
+
+def test_page_of_another_origin_comes_to_nothing(context, studio, tmp_path):  # noqa: F811
+    client = studio()
+    page = context.new_page()
+    page.goto("data:text/html,<title>hostile</title>")
+    ask = (
+        """async ([url, options]) => { try { return (await fetch(url, options)).type } catch (error) { return error.name } }"""
+    )
+    address = f"http://127.0.0.1:{client.port}"
+    body = json.dumps({"session": NAME, "header": HEADER, "first": 0, "rows": drawn_rows(0.1)})
+    headers = {"x-studio-token": client.token}  # even if it knew it
+    assert page.evaluate(ask, [f"{address}/state", {}]) == "TypeError"
+    assert page.evaluate(ask, [f"{address}/state", {"headers": headers}]) == "TypeError"
+    assert page.evaluate(ask, [f"{address}/rows", {"method": "POST", "body": body, "headers": headers}]) == "TypeError"
+    assert page.evaluate(ask, [f"{address}/rows", {"method": "POST", "body": body, "mode": "no-cors"}]) in (
+        "opaque",
+        "TypeError",
+    )
+    page.set_content(f"<iframe src='{client.address}'></iframe>")
+    page.wait_for_timeout(300)
+    assert page.frames[1].locator("#toggle").count() == 0
+    assert not list((tmp_path / "studio" / "sessions").iterdir())
+    assert client.ask("GET", "/state")[0] == 200

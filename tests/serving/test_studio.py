@@ -1,0 +1,210 @@
+"""The studio as a process of its own: whom it answers, what it makes of recordings, and what a browser does with it."""
+
+import http.client
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+
+from action_ddim.cli.main import main
+from action_ddim.data.dataset import ActionDataset
+from tests.conftest import ROOT, SEQ_LEN, one_line, wait_for
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+NAME = "20261125-120000-0123abcd"
+HEADER = {"person": "ada", "device": "mouse", "width": 800, "height": 600}
+
+
+def drawn_rows(seconds: float = 4.0) -> list[list]:
+    """Return rows at 100 Hz of a hand that goes round, pressed in half of each second."""
+    time = np.arange(int(100 * seconds)) / 100
+    x, y = 400 + 200 * np.sin(3 * time), 300 + 200 * np.cos(3 * time)
+    return [[1000 * t, a, b, int(t % 1 > 0.5), 0.5, 1] for t, a, b in zip(time, x, y, strict=True)]
+
+
+class Client:
+    """What a page knows: where the studio listens, and the token."""
+
+    def __init__(self, process, address: str):
+        self.process, self.address = process, address
+        self.port, self.token = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", address).groups()
+
+    def ask(self, method: str, path: str, body=None, **headers) -> tuple[int, bytes]:
+        """Send one request, as the page unless headers say otherwise; None leaves one out."""
+        sent = {"host": f"127.0.0.1:{self.port}", "x-studio-token": self.token, **headers}
+        body = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", int(self.port), timeout=60)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in {**sent, "content-length": str(len(body or b""))}.items():
+                if value is not None:
+                    connection.putheader(name, value)
+            connection.endheaders(body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def post(self, path: str, message=None) -> dict:
+        status, answer = self.ask("POST", path, message or {})
+        assert status == 200, answer
+        return json.loads(answer)
+
+
+@pytest.fixture
+def studio(start, tmp_path):
+    """Start a studio in `tmp_path/studio`: `studio("--model", ...)` returns a `Client` when it listens."""
+
+    def open_studio(*words, port=0) -> Client:
+        process = start("-m", "action_ddim", "studio", "--out", tmp_path / "studio", "--port", port, *words)
+        wait_for(lambda: "Ctrl-C" in process.output(), process)
+        return Client(process, process.output().split()[1])
+
+    return open_studio
+
+
+def test_recorded_rows_become_windows_that_train(studio, tmp_path):
+    client = studio("--seq_len", 50, "--rate", 100)
+    assert client.ask("POST", "/export", {})[0] == 422  # nothing is recorded yet
+    rows = drawn_rows()
+    for number, name in enumerate((NAME, NAME.replace("abcd", "abce"))):
+        assert client.post("/rows", {"session": name, "header": HEADER, "first": 0, "rows": rows}) == {"count": 400}
+        assert client.post("/export")["val"] == number * 4  # a sitting is on one side
+    made = client.post("/export")
+    assert (made["train"], made["val"], made["rows"], made["dropped"]) == (4, 4, 800, {})
+    train = ActionDataset(tmp_path / "studio" / "windows" / "train")
+    train.validate()
+    steps = train.read(range(len(train))).numpy()
+    info = json.loads((tmp_path / "studio" / "windows" / "train" / "dataset.json").read_text())
+    assert (info["rate_hz"], info["recordings"]["split_by"]) == (100, "session")
+    # At the rate of the rows each step is one of them.
+    places = {tuple(np.round(row, 4)) for row in np.array(rows)[:, 1:3] / [800, 600]}
+    assert {tuple(np.round(step, 4)) for step in steps[..., :2].reshape(-1, 2).astype(float)} <= places
+    real = np.array(client.post("/recorded", {"num": 3})["actions"])
+    assert real.shape == (3, 50, 3)
+    state = json.loads(client.ask("GET", "/state")[1])
+    assert state["model"] is None
+    assert [said["rows"] for said in state["sessions"]] == [400, 400]
+    status, answer = client.ask("POST", "/draw", {"num": 1})
+    assert (status, json.loads(answer)["error"]) == (422, "there is no model; start the studio with --model PIPELINE")
+    status, archive = client.ask("GET", "/sessions.zip")
+    assert (status, archive[:2]) == (200, b"PK")
+
+
+def test_model_draws_fills_in_and_lets_guess(studio, model, data):
+    client = studio("--model", model, "--data_dir", data / "train", "--num_inference_steps", 2)
+    status, answer = client.ask("POST", "/draw", {"num": 6})
+    lines = [json.loads(line) for line in answer.splitlines()]
+    assert (status, [line["done"] for line in lines]) == (200, [4, 6])
+    drawn = np.array([action for line in lines for action in line["actions"]])
+    assert drawn.shape == (6, SEQ_LEN, 3)
+    assert set(np.unique(drawn[..., 2])) <= {0, 1}
+    points = [[0.25, 0.5], [0.5, 0.125], [0.75, 0.5]]
+    _, answer = client.ask("POST", "/fill", {"points": points, "num": 2, "drag": True})
+    for action in np.array(json.loads(answer)["actions"]):
+        at = [SEQ_LEN // 3, round((SEQ_LEN // 3 + 2 * SEQ_LEN // 3) / 2), 2 * SEQ_LEN // 3]
+        np.testing.assert_array_equal(action[at, :2], points)
+        np.testing.assert_array_equal(action[:, 2], (np.arange(SEQ_LEN) >= at[0]) & (np.arange(SEQ_LEN) <= at[2]))
+    real = np.round(ActionDataset(data / "train", seq_len=SEQ_LEN).read(range(12)).numpy().astype(float), 5)
+    for _ in range(4):
+        pair = client.post("/pair")
+        told = client.post("/guess", {"pair": pair["pair"], "side": "left"})
+        assert told["right"] == (told["real"] == "left")
+        sides = [any(np.array_equal(pair[side], one) for one in real) for side in ("left", "right")]
+        assert sides == [told["real"] == "left", told["real"] == "right"]
+        assert client.ask("POST", "/guess", {"pair": pair["pair"], "side": "left"})[0] == 400  # once
+
+
+def test_who_is_not_its_page_is_refused(studio, tmp_path):
+    client = studio()
+    own = f"127.0.0.1:{client.port}"
+    assert client.ask("GET", "/state", origin=f"http://{own}")[0] == 200
+    for expected, headers in (
+        (421, {"host": f"evil.example:{client.port}"}),  # DNS rebinding
+        (421, {"host": "127.0.0.1"}),
+        (403, {"origin": "http://evil.example"}),
+        (403, {"origin": "null"}),
+        (403, {"origin": f"https://{own}"}),
+        (401, {"x-studio-token": None}),
+        (401, {"x-studio-token": client.token[:-1]}),
+        (401, {"x-studio-token": "\xe9"}),
+    ):
+        status, answer = client.ask("GET", "/state", **headers)
+        assert status == expected, (headers, answer)
+        assert json.loads(answer)["error"]
+    assert client.ask("POST", "/rows", {}, origin="http://evil.example")[0] == 403
+    for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/.token", "/sessions/..%2f.token", "/x"):
+        status, answer = client.ask("GET", path)
+        assert status == 404, (path, answer)
+    assert client.ask("GET", "/", **{"x-studio-token": None})[0] == 200  # the page, which can do nothing without the token
+    assert ((tmp_path / "studio" / ".token").stat().st_mode & 0o777) == 0o600
+
+
+@pytest.mark.slow
+def test_ten_thousand_malformed_messages_leave_it_alive(studio, tmp_path):
+    client = studio()
+    draw = np.random.default_rng(0)
+    good = {"session": NAME, "header": HEADER, "first": 0, "rows": drawn_rows(0.05), "num": 1, "points": [], "pair": "0"}
+    strange = [None, True, -1, 1e300, 10**400, "", "\ud800", [], {}, [[]], [[float("nan")] * 6], "../..", {"person": 7}]
+    paths = ("/rows", "/recorded", "/draw", "/fill", "/guess")
+    connection = http.client.HTTPConnection("127.0.0.1", int(client.port), timeout=60)
+    headers = {"x-studio-token": client.token}
+    seen = set()
+    for number in range(10_000):
+        message = {**good, draw.choice([*good]): strange[draw.integers(len(strange))]}
+        body = json.dumps(message).encode()
+        cut = number % 4  # a message, half of one, noise, nesting
+        body = [body, body[: draw.integers(len(body))], draw.bytes(200), b"[" * 100_000][cut if number % 100 or cut < 3 else 0]
+        if cut == 0:
+            body = body.replace(b'"first": 0', b'"first": 0.5')  # none of them may be taken
+        connection.request("POST", paths[number % 5], body, headers)
+        response = connection.getresponse()
+        response.read()
+        seen.add(response.status)
+    assert seen <= {400, 409, 422}, seen  # 409: rows that leave a gap
+    connection.request("POST", "/rows", b"[" * (3 << 20), headers)
+    assert connection.getresponse().status == 413
+    assert not list((tmp_path / "studio" / "sessions").iterdir())
+    assert client.post("/rows", {key: good[key] for key in ("session", "header", "first", "rows")}) == {"count": 5}
+    assert "Traceback" not in client.process.output()
+
+
+def test_ctrl_c_closes_it_and_the_address_stays(studio):
+    client = studio()
+    client.process.send_signal(signal.SIGINT)
+    assert client.process.wait(30) == 0, client.process.output()
+    assert studio(port=client.port).address == client.address
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--port", "70000"], "--port is 70000"),
+        (["--rate", "0"], "--rate is 0"),
+        (["--seq_len", "0"], "--seq_len is 0"),
+        (["--model", "nowhere"], "--model nowhere is not a pipeline folder"),
+        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 8765 cannot be had"),
+        (["--out", "taken"], "--out taken"),
+    ],
+)
+def test_mistakes_are_one_line(words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").touch()
+    assert main(["studio", *words]) == 2
+    one_line(capsys, expected)
+
+
+def test_port_in_use_is_one_line(studio, capsys, tmp_path):
+    client = studio()
+    assert main(["studio", "--out", str(tmp_path / "other"), "--port", client.port]) == 2
+    one_line(capsys, f"--port {client.port} cannot be had: ")
+
+
+def test_page_needs_nothing_from_elsewhere():
+    page = ROOT / "action_ddim" / "serving" / "studio" / "page"
+    for path in page.iterdir():
+        assert not re.search(r"https?://", path.read_text()), path
