@@ -11,7 +11,8 @@ plain  What one writes without a library: `nn.TransformerEncoder` over one token
        attention with dropout takes a far slower path in torch, and the difference should show.
 unet   diffusers' `UNet1DModel` of about our parameter count, in the loop of diffusers' train_unconditional example.
 
-All read the same synthetic data in batches of one size. Each runs in processes of its own, so that its peak memory is its
+All read the same synthetic data in batches of one size; the products in a step, counted by torch's own counter, are set beside
+what the machine's matrix product reaches in the same process. Each runs in processes of its own, so that its peak memory is its
 own, and they take turns, so that what else the machine does falls on all.
 """
 
@@ -33,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from action_ddim.actions import DEFAULT_SEQ_LEN, NUM_CHANNELS, to_model_space
@@ -44,6 +46,7 @@ from augmentation.gestures import GestureConfig, write_gestures
 
 NUM_SEQUENCES, NUM_TIMESTEPS, NUM_EPOCHS, LEARNING_RATE = 5000, 1000, 50, 2e-4
 UNET_LENGTH = 256  # 250 steps, padded: the U-Net halves the length three times
+SGEMM_SIZE = 1024
 STEP_MARK = "step"  # what a worker prints after every step
 
 
@@ -212,6 +215,19 @@ def uses_cuda(args: argparse.Namespace) -> bool:
     return args.device != "cpu" and torch.cuda.is_available()
 
 
+def sgemm_rate(device: str, synchronize: Callable[[], None]) -> float:
+    """Return the FLOP a second of a product of square float32 matrices of `SGEMM_SIZE`."""
+    left, right = torch.randn(2, SGEMM_SIZE, SGEMM_SIZE, device=device)
+    seconds = []
+    for _ in range(30):
+        synchronize()
+        started = time.perf_counter()
+        left @ right
+        synchronize()
+        seconds.append(time.perf_counter() - started)
+    return 2 * SGEMM_SIZE**3 / median(seconds)
+
+
 def num_steps(args: argparse.Namespace, name: str) -> tuple[int, int]:
     """Return how many steps of a contender are run before the timing, and how many are timed."""
     return (min(args.warmup, args.slow_steps), args.slow_steps) if name.startswith("plain") else (args.warmup, args.steps)
@@ -247,8 +263,12 @@ def run_worker(args: argparse.Namespace) -> None:
         peak = torch.cuda.max_memory_allocated() / 2**20
     else:  # ru_maxrss is in bytes on macOS, in KiB elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    share = sum(fetches[warmup:]) / sum(steps[warmup:])
-    result = {"ms": 1000 * median(steps[warmup:]), "peak": peak, "data": 100 * share}
+    share, seconds = sum(fetches[warmup:]) / sum(steps[warmup:]), median(steps[warmup:])
+    with FlopCounterMode(display=False) as counter:
+        contender.step(next(batch for batch in iterator if len(batch) == args.batch_size))
+    rate = sgemm_rate("cuda" if uses_cuda(args) else "cpu", synchronize)
+    sgemm = {"flop": counter.get_total_flops(), "rate": rate, "sgemm": 100 * counter.get_total_flops() / seconds / rate}
+    result = {"ms": 1000 * seconds, "peak": peak, "data": 100 * share, **sgemm}
     print(json.dumps({"label": contender.label, "parameters": contender.num_parameters, **result}), flush=True)
 
 
@@ -268,21 +288,27 @@ def call_worker(name: str, folder: str, progress: tqdm) -> dict[str, Any]:
 
 def format_table(args: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:
     """Return the table of the medians over rounds, and a footer that says what was measured."""
-    row = "{:<42}" + "{:>12}" * 7
-    lines = [row.format("", "parameters", "ms/step", "steps/s", "sequences/s", "x ours", "peak MB", "data %")]
-    middle = {name: {key: median(r[key] for r in rounds) for key in ("ms", "peak", "data")} for name, rounds in results.items()}
+    row = "{:<42}" + "{:>12}" * 9
+    named = ("parameters", "ms/step", "steps/s", "sequences/s", "x ours", "peak MB", "data %", "GFLOP", "% of sgemm")
+    lines = [row.format("", *named)]
+    keys = ("ms", "peak", "data", "flop", "sgemm")
+    middle = {name: {key: median(r[key] for r in rounds) for key in keys} for name, rounds in results.items()}
     for name, (first, *_) in results.items():
-        ms, peak, data = middle[name].values()
+        ms, peak, data, flop, sgemm = middle[name].values()
         ratio = f"{ms / middle['ours']['ms']:.2f}" if "ours" in middle else "-"
         speeds = (f"{ms:.1f}", f"{1000 / ms:.2f}", f"{1000 / ms * args.batch_size:.0f}")
-        lines.append(row.format(first["label"], f"{first['parameters']:,}", *speeds, ratio, f"{peak:.0f}", f"{data:.2f}"))
+        rest = (ratio, f"{peak:.0f}", f"{data:.2f}", f"{flop / 1e9:.2f}", f"{sgemm:.0f}")
+        lines.append(row.format(first["label"], f"{first['parameters']:,}", *speeds, *rest))
     device = torch.cuda.get_device_name() if uses_cuda(args) else f"CPU, {torch.get_num_threads()} threads"
     memory = "allocated on the GPU" if uses_cuda(args) else "resident, including the interpreter and torch"
+    sgemm = median(r["rate"] for measured in results.values() for r in measured) / 1e9
     rounds = (f"{name} {' '.join(format(r['ms'], '.1f') for r in measured)}" for name, measured in results.items())
     lines += [
         f"batch {args.batch_size}, d_model {args.d_model}, {args.num_layers} layers, {args.nhead} heads, ours"
         f" {args.patch_size} steps a token; {device}, torch {torch.__version__}",
         f"x ours: how many times slower than ours; peak MB: {memory}; data %: share of the step spent in the fetch",
+        "GFLOP: of the products in a step, forward and backward; % of sgemm: their rate, of that of a product of"
+        f" {SGEMM_SIZE} x {SGEMM_SIZE} matrices, {sgemm:.0f} GFLOP/s",
         f"ms/step of each round: {'; '.join(rounds)}",
     ]
     return "\n".join(lines)

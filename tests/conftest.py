@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ SEQ_LEN = 20
 
 # Here and in the processes that tests start: sums split over threads differ in their last bits, and tiny models gain nothing.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files with the most slow tests first, so that no worker is left with one of them when the others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from action_ddim.cli.main import main, train
 from action_ddim.cli.train import parse_train_config
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.cli.test_model import DAMAGES
-from tests.conftest import TRAINER, one_line, rows, timeless
+from tests.conftest import one_line, rows, timeless
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 # The model of the fixture says these; no flag does.
@@ -155,17 +155,19 @@ def offline(hub, monkeypatch):
 
 @pytest.mark.slow
 def test_hub_ids_are_taken_from_the_cache_by_every_verb(hub, python, model, flags, data, tmp_path):
-    """In processes of their own, whose Hub client reads its environment; the code that lies in the cache is not run."""
+    """In a process of its own, whose Hub client reads its environment; the code that lies in the cache is not run."""
     for path in (hub / "models--someone--strokes").rglob("*.py"):
         path.write_text("raise SystemExit('run')\n")
-    settings = {"HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-    words = ("--num", 2, "--num_inference_steps", 3, "--out")
-    for name, taken in (("hub", "someone/strokes"), ("folder", model)):
-        drawn = python("-m", "action_ddim", "sample", "--model", taken, *words, f"{name}.npy", **settings)
-        assert drawn.returncode == 0, drawn.stderr
+    script = f"""
+from action_ddim.cli.main import main
+for name, model in (("hub", "someone/strokes"), ("folder", {str(model)!r})):
+    words = ["--model", model, "--num", "2", "--num_inference_steps", "3", "--out", name + ".npy"]
+    assert main(["sample", *words]) == 0
+assert main(["train", *{flags(init_from="someone/strokes", lr=1e-30, num_epochs=1, **SHAPE)!r}]) == 0
+"""
+    result = python("-c", script, HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
+    assert result.returncode == 0, result.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "hub.npy"), np.load(tmp_path / "folder.npy"))
-    trained = python(TRAINER, *flags(init_from="someone/strokes", lr=1e-30, num_epochs=1, **SHAPE), **settings)
-    assert trained.returncode == 0, trained.stderr
     ours, theirs = load_file(tmp_path / "run" / "pipeline" / WEIGHTS), load_file(model / WEIGHTS)
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 

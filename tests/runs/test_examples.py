@@ -1,6 +1,7 @@
-"""The examples run as they are, each in a process of its own."""
+"""The examples run as they are, where a reader would start them."""
 
 import re
+import runpy
 import shutil
 
 import numpy as np
@@ -29,11 +30,10 @@ def test_minimal_training_is_short_and_takes_no_flags():
     assert "argparse" not in text
 
 
-@pytest.mark.slow
-def test_fill_in_keeps_what_is_given(python, model, tmp_path):
+def test_fill_in_keeps_what_is_given(model, tmp_path, monkeypatch):
     shutil.copytree(model, tmp_path / "checkpoints" / "pipeline")
-    result = python(EXAMPLES / "fill_in.py")
-    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(EXAMPLES / "fill_in.py")
     filled = np.load(tmp_path / "filled_actions.npy")
     count, length, _ = filled.shape
     first, last = length // 3, 2 * length // 3
@@ -47,20 +47,20 @@ def test_fill_in_keeps_what_is_given(python, model, tmp_path):
     assert (tmp_path / "filled.png").read_bytes().startswith(SIGNATURE)
 
 
-@pytest.mark.slow
-def test_fill_in_says_what_is_missing(python):
-    result = python(EXAMPLES / "fill_in.py")
-    assert result.returncode == 1
-    assert result.stderr == (
-        "checkpoints/pipeline is missing; train a model first (README.md, Train), and start this where its checkpoints/ lies\n"
+@pytest.mark.parametrize("name", ["fill_in.py", "plan.py"])
+def test_example_says_what_is_missing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(EXAMPLES / name)
+    assert ended.value.code == (
+        "checkpoints/pipeline is missing; train a model first (README.md, Train), and start this where its checkpoints/ lies"
     )
 
 
-@pytest.mark.slow
-def test_plan_goes_from_corner_to_corner_around_the_middle(python, model, tmp_path):
+def test_plan_goes_from_corner_to_corner_around_the_middle(model, tmp_path, monkeypatch):
     shutil.copytree(model, tmp_path / "checkpoints" / "pipeline")
-    result = python(EXAMPLES / "plan.py")
-    assert result.returncode == 0, result.stderr
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(EXAMPLES / "plan.py")
     ((x, y, press),) = np.load(tmp_path / "planned_actions.npy").transpose(0, 2, 1)
     (pressed,) = np.nonzero(press)
     assert np.diff(pressed).tolist() == [1] * 7  # 8 of 20 steps, 200 of 500 ms

@@ -1,7 +1,8 @@
 """Every shell command and every Python block of the README runs as it is written, in its order, in one folder.
 
 What trains or draws many is made small by the few words of `TOY`, and nothing else is changed. What would install, upload or
-needs another machine is named in `NOT_RUN`, and its words are held against those who read them.
+needs another machine is named in `NOT_RUN`, and its words are held against those who read them. `action-ddim` is called in this
+process, which has torch; that installing makes a program of it, `test_packaging.py` holds.
 """
 
 import configparser
@@ -19,7 +20,7 @@ from accelerate.commands.launch import launch_command_parser
 from action_ddim.cli.main import VERBS, main
 from action_ddim.cli.train import parse_train_config
 
-from ..conftest import ROOT, environment
+from ..conftest import ROOT, environment, reset_accelerator
 
 TOY = {
     "--num_sequences 5000": "--num_sequences 24",
@@ -60,18 +61,11 @@ COMMANDS = [command for language, block in BLOCKS if language == "bash" for comm
 
 @pytest.fixture
 def sandbox(tmp_path) -> Path:
-    """A folder as the reader has it: what is in the repository, `action-ddim` as installing makes it, and a recording."""
+    """A folder as the reader has it: what is in the repository, and recordings."""
     folder = tmp_path / "reader"
     folder.mkdir()
     for name in ("train_diffusion_ddim.py", "accelerate_configs"):
         (folder / name).symlink_to(ROOT / name)
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    name, module, function = re.split(" = |:", setup["options.entry_points"]["console_scripts"].strip())
-    script = tmp_path / "bin" / name
-    script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
-    script.chmod(0o755)
     times = np.linspace(0, 1, 250)
     stroke = np.stack([0.2 + 0.6 * times, 0.5 + 0 * times, (times > 0.3) & (times < 0.6)], axis=1)
     stroke[:, :2] += np.random.default_rng(0).normal(0, 0.003, (250, 2))
@@ -98,23 +92,37 @@ def write_log(path: Path, seed: int) -> None:
 
 def run(words: list[str], sandbox: Path) -> None:
     """Run in the reader's shell, and show everything where it fails."""
-    home = sandbox.parent
-    path = os.pathsep.join([str(home / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     result = subprocess.run(
-        words, cwd=sandbox, env={**environment(home), "PATH": path}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        words,
+        cwd=sandbox,
+        env={**environment(sandbox.parent), "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, f"{words[-1]}\n{result.stdout}\n{result.stderr}"
 
 
+def run_small(command: str, sandbox: Path, small: dict[str, str]) -> None:
+    for words, fewer in small.items():
+        command = command.replace(words, fewer)
+    program, *words = shlex.split(command)
+    if program == "action-ddim":
+        reset_accelerator()
+        assert main(words) == 0, command
+    else:
+        run(["bash", "-c", command], sandbox)
+
+
 @pytest.mark.slow
-def test_every_block_runs_as_it_is_written(sandbox):
+def test_every_block_runs_as_it_is_written(sandbox, monkeypatch, fresh_accelerator):
+    monkeypatch.chdir(sandbox)
     python = "".join(block for language, block in BLOCKS if language == "python")  # the second goes on from the first
     for language, block in BLOCKS:
         if language == "bash":
             for command in filter(is_run, commands(block)):
-                for words, small in TOY.items():
-                    command = command.replace(words, small)
-                run(["bash", "-c", command], sandbox)
+                run_small(command, sandbox, TOY)
         elif python:
             run([sys.executable, "-c", python], sandbox)
             python = ""
@@ -123,8 +131,9 @@ def test_every_block_runs_as_it_is_written(sandbox):
 
 
 @pytest.mark.slow
-def test_recordings_become_a_model_in_five_commands(sandbox):
+def test_recordings_become_a_model_in_five_commands(sandbox, monkeypatch, fresh_accelerator):
     """The first block of docs/recordings.md, small by the words of `TOY`; the second imports a table."""
+    monkeypatch.chdir(sandbox)
     first, second = (block for _, block in BLOCK.findall((ROOT / "docs" / "recordings.md").read_text()))
     assert len(commands(first)) == 5
     np.savetxt(
@@ -137,9 +146,7 @@ def test_recordings_become_a_model_in_five_commands(sandbox):
     )
     small = {"--report_to": "--d_model 16 --num_layers 1 --report_to"}
     for command in (*commands(first), commands(second)[0].replace("--out recordings", "--out of_table")):
-        for words, fewer in {**TOY, **small}.items():
-            command = command.replace(words, fewer)
-        run(["bash", "-c", command], sandbox)
+        run_small(command, sandbox, {**TOY, **small})
     assert {path.name for path in sandbox.iterdir()} >= {
         "recordings",
         "inspection",

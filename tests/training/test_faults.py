@@ -15,7 +15,7 @@ from action_ddim import ActionDDIMPipeline
 from action_ddim.cli.main import train
 from action_ddim.errors import RunError
 from action_ddim.training.checkpoint import PARTIAL, find_damage, list_checkpoints
-from tests.conftest import ROOT, TRAINER, fill_disk, forge, reset_accelerator, rows, timeless
+from tests.conftest import ROOT, fill_disk, forge, reset_accelerator, rows, timeless
 from tests.faults import after_steps, not_finite
 
 SETTINGS = {"num_epochs": 3, "plot_epochs": 0, "dropout": 0.1}  # 3 updates an epoch
@@ -127,8 +127,7 @@ with after_steps({{4: limit(2000)}}):
         " make room, and --resume_from_checkpoint latest goes on from there"
     )
     ActionDDIMPipeline.from_pretrained(other / "pipeline")
-    goes_on = python(TRAINER, *flags(save_dir="other", resume_from_checkpoint="latest", **SETTINGS))
-    assert goes_on.returncode == 0, goes_on.stderr
+    assert train(flags(save_dir=other, resume_from_checkpoint="latest", **SETTINGS)) == 0
     assert timeless(other) != []
 
 

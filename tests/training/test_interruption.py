@@ -18,7 +18,7 @@ from action_ddim.training import interruption
 from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.interruption import TIME_IS_UP, Interruption, exit_code
 from augmentation.gestures import GestureConfig, write_gestures
-from tests.conftest import TRAINER, rows, wait_for
+from tests.conftest import TRAINER, one_line, rows, wait_for
 
 
 def test_signals_leave_a_note_and_the_second_ends_the_process(monkeypatch, fresh_accelerator, capfd):
@@ -110,15 +110,13 @@ def test_time_that_is_up_while_data_is_checked_is_no_failure(unchecked, flags, c
 
 
 @pytest.mark.slow
-def test_real_signals_locks_and_exit_codes(start, python, flags, tmp_path):
+def test_real_signals_locks_and_exit_codes(start, flags, fresh_accelerator, capsys, tmp_path):
     folder, endless = tmp_path / "run", {"num_epochs": 100_000, "plot_epochs": 0}
     first = start(TRAINER, *flags(**endless))
     wait_for(lambda: (folder / "metrics.csv").exists(), first)
-    second = python(TRAINER, *flags())
-    assert second.returncode == 2
-    assert second.stderr == (
-        f"error: --save_dir {folder} is in use by a run that is at work (process {first.pid});"
-        " wait for it, or name another folder\n"
+    assert train_verb(flags()) == 2
+    one_line(
+        capsys, f"--save_dir {folder} is in use by a run that is at work (process {first.pid}); wait for it, or name another"
     )
     first.terminate()
     assert first.wait(60) == 143
@@ -139,6 +137,6 @@ def test_real_signals_locks_and_exit_codes(start, python, flags, tmp_path):
     wait_for(lambda: "the run goes on from" in killed.output(), killed)
     killed.kill()
     killed.wait()
-    assert python(TRAINER, *flags(num_epochs=1)).returncode == 0  # the lock died with its process
+    assert train_verb(flags(num_epochs=1)) == 0  # the lock died with its process
     epochs = [row["epoch"] for row in rows(tmp_path / "run.1")]
     assert epochs == [str(epoch) for epoch in range(1, len(epochs) + 1)]
