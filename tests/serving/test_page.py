@@ -53,7 +53,7 @@ def browser():
 def context(browser):
     """A fresh profile, whose pages throw nothing."""
     thrown = []
-    made = browser.new_context(viewport={"width": 1000, "height": 800})
+    made = browser.new_context(viewport={"width": 1000, "height": 800}, has_touch=True)
     made.add_init_script(COUNTER)
     made.on("weberror", lambda error: thrown.append(str(error.error)))
     yield made
@@ -142,6 +142,27 @@ def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):  # no
     os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
     all_arrive(page, tmp_path / "studio")
+
+
+def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(context, studio, tmp_path):  # noqa: F811
+    client = studio()
+    page = opened(context, client)
+    page.fill("#person", "ada")
+    draw_wave(page, 0, steps=3)
+    page.touchscreen.tap(500, 400)
+    finger = {"isPrimary": True, "pointerType": "touch", "pointerId": 7, "clientX": 500, "clientY": 400}
+    page.dispatch_event("#pad", "pointermove", {**finger, "buttons": 1})
+    page.dispatch_event("#pad", "pointercancel", {**finger, "buttons": 1})  # the system takes it for a gesture of its own
+    playwright.expect(page.locator("#sessions tbody tr")).to_have_count(2)
+    page.wait_for_timeout(500)
+    found = {}
+    for path in (tmp_path / "studio" / "sessions").iterdir():
+        header, *rows = map(json.loads, path.read_text().splitlines())
+        assert header["person"] == "ada"
+        found[header["device"]] = rows
+    assert set(found) == {"mouse", "touch"}
+    assert [(row[3], row[5]) for row in found["touch"]] == [(1, 0), (0, 1), (1, 0), (0, 1)]  # where it came down was not seen
+    assert len({tuple(row[1:3]) for row in found["touch"]}) == 1
 
 
 def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):  # noqa: F811

@@ -35,6 +35,7 @@ def test_rows_are_there_once_whatever_is_sent_again(sessions):
         there = max(there, end)
         store = sessions if draw.random() < 0.5 else Sessions(sessions.folder)  # as after a start of the server
         assert store.append(NAME, HEADER, first, ROWS[first:end]) == there
+        assert [said.rows for said in sessions.said()] == [there]  # read on from where it was read to
     assert on_disk(sessions) == ROWS
     assert sessions.said() == [Said(NAME, 12, 1, 0.088)]
 

@@ -42,6 +42,7 @@ class Sessions:
         self.folder = folder
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}  # rows on disk of the sessions that were written to
+        self._tallies: dict[str, _Tally] = {}
 
     def append(self, name: Any, header: Any, first: Any, rows: Any) -> int:
         """Write the rows that are not there yet; return how many there are.
@@ -101,8 +102,9 @@ class Sessions:
         return sorted(path for path in self.folder.glob(f"*{SUFFIX}") if SESSION_NAME.fullmatch(path.stem))
 
     def said(self) -> list[Said]:
-        """Return what each session came to."""
-        return [_said(path) for path in self.paths()]
+        """Return what each session came to. Only what is new since the last time is read: the page asks while it records."""
+        with self._lock:
+            return [self._tallies.setdefault(path.stem, _Tally(path)).said() for path in self.paths()]
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -119,15 +121,25 @@ def _append(path: Path, content: bytes) -> None:
             raise
 
 
-def _said(path: Path) -> Said:
-    rows, presses, down = 0, 0, 0
-    first = last = 0.0
-    with open(path, encoding="utf-8") as lines:
-        next(lines, None)
-        for line in lines:
-            if not line.endswith("\n"):
-                break
-            time, _, _, now, *_ = json.loads(line)
-            first, last = time if rows == 0 else first, time
-            rows, presses, down = rows + 1, presses + (now > down), now
-    return Said(path.stem, rows, presses, (last - first) / 1000)
+class _Tally:
+    """Counts the rows of a file that only grows."""
+
+    def __init__(self, path: Path):
+        self.path, self._offset, self._down = path, 0, 0  # a byte, and whether the last row is of a press
+        self._rows = self._presses = 0
+        self._first = self._last = 0.0  # ms
+
+    def said(self) -> Said:
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                if self._offset:  # past the header
+                    self._count(*json.loads(line))
+                self._offset += len(line)
+        return Said(self.path.stem, self._rows, self._presses, (self._last - self._first) / 1000)
+
+    def _count(self, time: float, x: float, y: float, down: int, *rest: float) -> None:
+        self._first, self._last = self._first if self._rows else time, time
+        self._rows, self._presses, self._down = self._rows + 1, self._presses + (down > self._down), down

@@ -240,7 +240,7 @@ class Recorder {
     const session = this.current[device] ??= Session.begun(device, box.width, box.height);
     const parts = event.type === "pointermove" ? event.getCoalescedEvents?.() ?? [] : [];
     for (const part of parts.length ? parts : [event]) {
-      const down = event.type !== "pointercancel" && part.buttons & 1;
+      const down = event.type === "pointercancel" ? 0 : part.buttons & 1;
       const seen = this.inside[device] ? 1 : 0;
       const x = part.clientX - box.left, y = part.clientY - box.top;
       session.add([part.timeStamp, x, y, down, down ? part.pressure : 0, seen].map(value => +value.toFixed(3)));
@@ -326,7 +326,7 @@ byId("toggle").addEventListener("click", event => {
   event.target.setAttribute("aria-pressed", recorder.on);
   event.target.textContent = recorder.on ? "Stop recording" : "Start recording";
 });
-byId("person").addEventListener("change", () => recorder.end());
+byId("person").addEventListener("input", () => recorder.end()); // at once: a change is told only when a stroke has begun
 byId("export").addEventListener("click", event => work(event.target, "recorded", "Making windows…", async () => {
   await recorder.flush();
   const made = await ask("export");
