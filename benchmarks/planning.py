@@ -1,6 +1,6 @@
 """Set the planner beside optimizers, planners by sampling, and a network that was trained to plan, on tasks of six families.
 
-    python benchmarks/planning.py --model checkpoints/pipeline --out planning    # one thread: half an hour
+    python benchmarks/planning.py --model checkpoints/pipeline --out planning    # one thread: twenty minutes
     python benchmarks/planning.py --model checkpoints/pipeline --out planning --quick    # a minute and a half
     python benchmarks/planning.py --model checkpoints/pipeline --tune    # settings, on tasks of another seed
 
