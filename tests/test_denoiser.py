@@ -113,6 +113,7 @@ def test_wrong_length_is_refused():
         awake()(torch.randn(2, 21, 3), 7)
 
 
+@pytest.mark.slow
 def test_from_pretrained_is_bit_equal_in_a_fresh_process(tmp_path, python):
     model, sample = awake(seq_len=19), torch.randn(2, 19, 3)
     model.save_pretrained(tmp_path / "denoiser")

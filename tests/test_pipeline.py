@@ -169,6 +169,7 @@ def test_bad_arguments_are_named(pipeline, call, message):
         call(pipeline)
 
 
+@pytest.mark.slow
 def test_from_pretrained_gives_the_same_samples_in_a_fresh_process(pipeline, tmp_path, python):
     pipeline.save_pretrained(tmp_path / "pipeline")
     np.save(tmp_path / "expected.npy", pipeline(3, generator=seeded()).actions)

@@ -59,6 +59,7 @@ def test_two_folders_are_set_side_by_side(folders, capsys):
     assert all(np.asarray(image).std() > 10 for image in images)  # each shows something
 
 
+@pytest.mark.slow
 def test_random_windows_are_those_of_the_seed(folders):
     pages = []
     for number, seed in enumerate((0, 0, 1)):
@@ -71,6 +72,7 @@ def test_random_windows_are_those_of_the_seed(folders):
     assert [len(set(names)) for names in captions] == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_invalid_data_is_explained_and_not_refused(folders, capsys):
     path = folders / "train" / "part_00000_actions.npy"
     rows = np.load(path)

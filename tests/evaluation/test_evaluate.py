@@ -34,7 +34,7 @@ from action_ddim.evaluation.tables import Table
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import SEQ_LEN
 
-pytestmark = pytest.mark.usefixtures("small_judges")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_judges")]
 NUM_REAL = 2 * MIN_SEQUENCES
 
 

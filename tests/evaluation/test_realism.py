@@ -128,6 +128,7 @@ def straight_lines(count: int, seed: int, length: int = 40) -> np.ndarray:
     return np.concatenate([xy, np.ones((count, length, 1))], axis=2)
 
 
+@pytest.mark.slow
 def test_only_the_second_judge_sees_where_a_jitter_is_and_names_the_stretch():
     """The same jitter in one of four stretches: in the third in the drawn actions, in any of the others in the real ones."""
     jitter = 0.002 * np.array([0, 0, 1, -1, 1, -1, 1, -1, 0, 0])
@@ -154,6 +155,7 @@ def test_feature_that_differs_is_named():
     assert accuracies["press_time"] == 0.5  # eight steps in all of them
 
 
+@pytest.mark.slow
 def test_grid_hides_what_is_smaller_than_a_pixel():
     """Clicks at whole pixels, beside clicks that tremble by less than half a pixel."""
     real, drawn = straight_lines(240, seed=1), straight_lines(120, seed=2)
@@ -175,6 +177,7 @@ def with_rests(actions: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.stack([sequence[step] for sequence, step in zip(actions, held, strict=True)])
 
 
+@pytest.mark.slow
 def test_cutting_the_rests_hides_what_lies_only_in_them():
     """The same motion: the real pointer rests on its way, at random, the drawn one at the end."""
     rng = np.random.default_rng(3)
@@ -210,6 +213,7 @@ def test_nothing_is_cut_where_nothing_rests_and_all_but_the_place_where_nothing_
     np.testing.assert_array_equal(without_rests(still), still)
 
 
+@pytest.mark.slow
 def test_figures_are_a_pure_function_and_leave_the_shared_generator_and_the_threads_as_they_were(alike):
     np.random.seed(5)
     expected = np.random.random(3)

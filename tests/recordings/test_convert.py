@@ -207,6 +207,7 @@ def test_a_named_file_must_be_a_recording(logs, tmp_path, capsys):
     one_line(capsys, "--split_by user finds one user", "--val_fraction 0")
 
 
+@pytest.mark.slow
 def test_data_larger_than_memory_is_read_in_pieces(tmp_path, python):
     """Four times the rows take the same memory: more than a piece has, and no gap among them."""
     if sys.platform != "linux":

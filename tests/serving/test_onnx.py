@@ -23,6 +23,7 @@ from tests.conftest import SEQ_LEN
 from tests.gaussian import make_scheduler
 
 NUM_STEPS, NUM_LAYERS, WIDTH = 4, 1, 16
+pytestmark = pytest.mark.slow  # as exporting is
 TOLERANCE = 1e-4
 RESULTS = "[{task: {type: reconstruction}, dataset: {type: held-out, name: mine}, metrics: [{type: mse, value: 0.25}]}]"
 CARD = f"""---

@@ -95,6 +95,7 @@ def test_recorded_rows_become_windows_that_train(studio, tmp_path):
     assert (status, archive[:2]) == (200, b"PK")
 
 
+@pytest.mark.slow
 def test_model_draws_fills_in_and_lets_guess(studio, model, data):
     client = studio("--model", model, "--data_dir", data / "train", "--num_inference_steps", 2)
     status, answer = client.ask("POST", "/draw", {"num": 6})

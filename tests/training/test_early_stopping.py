@@ -46,6 +46,7 @@ def test_when_it_stops(values, changes, expected):
     assert stops_after(values, **changes) == expected
 
 
+@pytest.mark.slow
 def test_realism_stops_a_run_at_the_epochs_that_look_at_draws(run, capsys):
     """Draws that stay as they are: looked at after epochs 2, 4 and 6, a patience of 3 is at its end after the last of them."""
     settings = {"lr": 1e-30, "ema_decay": 0.0, "num_epochs": 9, "num_train_timesteps": 20, "eval_sequences": 2}
@@ -102,6 +103,7 @@ def test_best_pipeline_is_that_of_the_best_epoch(run):
     assert f"{3 * best} of 9 updates" in card.text
 
 
+@pytest.mark.slow
 def test_card_of_the_best_is_of_its_own_epoch_also_while_it_is_under_way(run):
     """Each epoch is better than the one before, and is drawn: no figure of another epoch stands in the card."""
     folder = run(lr=1e-3, num_epochs=2, early_stopping_patience=5, plot_epochs=1)
@@ -143,6 +145,7 @@ def test_run_whose_best_weights_are_gone_names_no_place_for_them(run, capsys):
     assert not (folder / "pipeline-best").exists()
 
 
+@pytest.mark.slow
 def test_metric_that_is_never_a_number_ends_the_run_in_one_line(run, capsys):
     settings = {"num_epochs": 9, "early_stopping_patience": 2, "plot_epochs": 1}
     with not_finite(lambda batch: True, training=False):

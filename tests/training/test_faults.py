@@ -131,6 +131,7 @@ with after_steps({{4: limit(2000)}}):
     assert timeless(other) != []
 
 
+@pytest.mark.slow
 def test_history_is_the_runs_own(run, own_data, tmp_path):
     """metrics.csv cannot be written from the first update on, a figure of somebody else's lies among the run's, and what is
     JSON no longer is."""
@@ -155,6 +156,7 @@ def test_history_is_the_runs_own(run, own_data, tmp_path):
     assert pipelines[0] == pipelines[1]
 
 
+@pytest.mark.slow
 def test_run_goes_on_from_the_metrics_of_an_older_version(run, tmp_path):
     """Whose rows lack columns of today's, or hold others, some of them empty."""
     folder = run(**{**SETTINGS, "num_epochs": 2})

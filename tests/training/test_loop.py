@@ -38,6 +38,7 @@ from tests.conftest import SEQ_LEN, rows, timeless
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
+@pytest.mark.slow
 def test_run_folder_holds_what_is_promised(run):
     folder = run(num_epochs=3, checkpointing_epochs=2, plot_epochs=2)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -114,6 +115,7 @@ def test_metrics_have_a_row_an_epoch_and_the_documented_columns(run):
     assert all(math.isfinite(float(value)) for row in table for value in row.values())
 
 
+@pytest.mark.slow
 def test_draws_are_looked_at_where_plots_are_drawn(run, capsys, data):
     """The last epoch's figures are those of what the finished model draws, from the noise of `action-ddim sample`."""
     folder = run(plot_epochs=2, num_epochs=3, num_train_timesteps=30, lr=1e-2)
@@ -179,6 +181,7 @@ def test_accumulation_updates_once_every_so_many_batches(run):
     assert float(table[-1]["train/lr"]) == 0
 
 
+@pytest.mark.slow
 def test_learns(run):
     table = rows(run(num_epochs=60, lr=1e-2, eval_sequences=5))
     first, last = float(table[0]["val/loss"]), float(table[-1]["val/loss"])
@@ -376,6 +379,7 @@ def test_epoch_lines_and_the_last_table_say_which_targets_are_met(run, capsys):
     assert f"{len(met)} of 6 targets met" in output
 
 
+@pytest.mark.slow
 def test_pipeline_holds_its_model_card(run):
     folder = run(checkpointing_epochs=1, plot_epochs=10)
     last = rows(folder)[-1]
@@ -436,6 +440,7 @@ def test_training_that_diverges_says_so_in_every_epoch_and_at_the_end(run, capsy
     ]
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_metrics_and_plots(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
