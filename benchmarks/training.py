@@ -301,14 +301,14 @@ def format_table(args: argparse.Namespace, results: dict[str, list[dict[str, Any
         lines.append(row.format(first["label"], f"{first['parameters']:,}", *speeds, *rest))
     device = torch.cuda.get_device_name() if uses_cuda(args) else f"CPU, {torch.get_num_threads()} threads"
     memory = "allocated on the GPU" if uses_cuda(args) else "resident, including the interpreter and torch"
-    sgemm = median(r["rate"] for measured in results.values() for r in measured) / 1e9
+    gflops = median(r["rate"] for measured in results.values() for r in measured) / 1e9
     rounds = (f"{name} {' '.join(format(r['ms'], '.1f') for r in measured)}" for name, measured in results.items())
     lines += [
         f"batch {args.batch_size}, d_model {args.d_model}, {args.num_layers} layers, {args.nhead} heads, ours"
         f" {args.patch_size} steps a token; {device}, torch {torch.__version__}",
         f"x ours: how many times slower than ours; peak MB: {memory}; data %: share of the step spent in the fetch",
         "GFLOP: of the products in a step, forward and backward; % of sgemm: their rate, of that of a product of"
-        f" {SGEMM_SIZE} x {SGEMM_SIZE} matrices, {sgemm:.0f} GFLOP/s; torch's counter leaves out its fused attention on a CPU",
+        f" {SGEMM_SIZE} x {SGEMM_SIZE} matrices, {gflops:.0f} GFLOP/s; torch's counter leaves out its fused attention on a CPU",
         f"ms/step of each round: {'; '.join(rounds)}",
     ]
     return "\n".join(lines)

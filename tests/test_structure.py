@@ -22,7 +22,7 @@ LIBRARIES = {
     "wandb": "action_ddim.training.tracking",
     "cma": "action_ddim.planning.baselines",
     **dict.fromkeys(("onnx_ir", "onnxruntime", "onnxscript"), "action_ddim.serving"),
-    **dict.fromkeys(("starlette", "uvicorn"), ("action_ddim.serving.studio", "action_ddim.cli.serving")),
+    **dict.fromkeys(("starlette", "uvicorn"), "action_ddim.serving.studio"),
     "datasets": "action_ddim.data.hub_dataset",
     "pyarrow": ("action_ddim.data.hub_dataset", "action_ddim.recordings.formats"),
     **dict.fromkeys(("matplotlib", "sklearn", "scipy", "aeon"), "action_ddim.evaluation"),

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,6 @@ from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
 from action_ddim.serving.replay import FORMATS, events, render
-
-DEFAULT_RATE = 125.0  # of `import` too: near what devices deliver
 
 
 def replay(argv: list[str], prog: str | None) -> None:
@@ -102,17 +101,16 @@ def _read(path: Path, seq_len: float | None, num: int | None) -> np.ndarray:
 def studio(argv: list[str], prog: str | None) -> None:
     """Open a local page that records actions, replays the model's, fills in and lets guess which are real."""
     args = _studio_parser(prog).parse_args(argv)
-    try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f'the studio needs {error.name}, which is missing: pip install "action-ddim[studio]"') from error
+    missing = [package for package in ("starlette", "uvicorn") if not find_spec(package)]
+    if missing:
+        raise UserError(f'the studio needs {missing[0]}, which is missing: pip install "action-ddim[studio]"')
     for name in ("rate", "seq_len", "num_inference_steps"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise UserError(f"--{name} is {value:g}; give more than 0")
     if not 0 <= args.port < 2**16:
         raise UserError(f"--port is {args.port}; give 1 to {2**16 - 1}, or 0 for any that is free")
+    from action_ddim.recordings.convert import ImportConfig
     from action_ddim.serving.studio.server import serve
     from action_ddim.serving.studio.studio import Studio
 
@@ -123,7 +121,7 @@ def studio(argv: list[str], prog: str | None) -> None:
 
         artist = Artist(args.model, args.device, args.num_inference_steps)
     said = read_info(args.data_dir / "dataset.json").get("rate_hz") if args.data_dir else None
-    rate = args.rate or (artist and artist.rate_hz) or said or DEFAULT_RATE
+    rate = args.rate or (artist and artist.rate_hz) or said or ImportConfig.rate
     try:
         made = Studio(args.out, artist, args.data_dir, rate, args.seq_len)
     except OSError as error:
@@ -133,6 +131,8 @@ def studio(argv: list[str], prog: str | None) -> None:
 
 
 def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
+    from action_ddim.recordings.convert import ImportConfig
+
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=studio.__doc__, formatter_class=formatter)
     parser.set_defaults(model=None, data_dir=None, rate=None)  # which --help need not say
@@ -140,7 +140,12 @@ def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("studio"), help="folder of what is recorded: sessions/, and windows/ made of them")
     add("--model", default=argparse.SUPPRESS, help="pipeline folder or Hub id; without one, the studio records only")
     add("--data_dir", type=Path, default=argparse.SUPPRESS, help="windows to watch and guess, instead of those recorded here")
-    add("--rate", type=float, default=argparse.SUPPRESS, help=f"steps a second; by default the model's, else {DEFAULT_RATE:g}")
+    add(
+        "--rate",
+        type=float,
+        default=argparse.SUPPRESS,
+        help=f"steps a second; by default the model's, else {ImportConfig.rate:g}",
+    )
     add("--seq_len", type=int, default=DEFAULT_SEQ_LEN, help="steps of a window, where no model says it")
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawing")
     add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")

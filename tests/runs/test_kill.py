@@ -8,11 +8,11 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-def test_five_kills_lose_nothing(python):
-    result = python(ROOT / "benchmarks" / "kill.py", "--kills", 5, "--seed", 3)
+def test_ten_kills_lose_nothing(python):
+    result = python(ROOT / "benchmarks" / "kill.py", "--kills", 10, "--seed", 3)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["kills"] == 5
+    assert report["kills"] == 10
     assert report["kills while writing"] > 0
     assert report["runs finished"] > 0
     assert report["updates lost, at most"] <= 2

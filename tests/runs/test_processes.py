@@ -89,12 +89,14 @@ def test_module_generates_as_the_verb_does(python, tmp_path):
     assert json.loads((tmp_path / "verb" / "dataset.json").read_text())["sequence_length"] == 30
 
 
-def test_verb_for_a_finished_model_loads_it_in_a_fresh_process(python, model, tmp_path):
-    words = ["--num_inference_steps", 4, "--model", model, "--num", 3]
-    drawn = python("-m", "action_ddim", "sample", *words, "--out", "drawn.npy", "--plot", "drawn.png")
+def test_verbs_for_a_finished_model_load_it_in_a_fresh_process(python, model, tmp_path):
+    words = ["--num_inference_steps", 4, "--model", model]
+    drawn = python("-m", "action_ddim", "sample", *words, "--num", 3, "--out", "drawn.npy", "--plot", "drawn.png")
     assert drawn.returncode == 0, drawn.stderr
     assert drawn.stdout == f"3 sequences of {SEQ_LEN} steps are in drawn.npy\npicture: drawn.png\n"
-    assert np.load(tmp_path / "drawn.npy").shape == (3 * SEQ_LEN, 3)
+    cleaned = python("-m", "action_ddim", "reconstruct", *words, "--input", "drawn.npy", "--out", "cleaned.npy")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert np.load(tmp_path / "cleaned.npy").shape == (3 * SEQ_LEN, 3)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="shared/real is not beside the checkout")
@@ -105,7 +107,6 @@ def test_real_recordings_train(name, python, tmp_path):
         TRAINER,
         *("--data_dir", REAL / name / "train", "--val_data_dir", REAL / name / "val", "--save_dir", "run"),
         *("--d_model", 16, "--num_layers", 1, "--nhead", 2, "--num_epochs", 2, "--lr", 1e-3, "--eval_batch_size", 500),
-        *("--plot_epochs", 0),
         *("--report_to", "none", "--device", "cpu"),
     )
     assert result.returncode == 0, result.stderr

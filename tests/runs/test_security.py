@@ -248,6 +248,7 @@ def test_wandb_key_is_written_nowhere(python, flags, tmp_path):
     again = python(TRAINER, *flags(resume_from_checkpoint="checkpoint-000003", **settings), **nowhere)
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert again.stdout.count("wandb cannot reach its server") == 1  # and records offline
+    assert (tmp_path / "run" / "pipeline").is_dir()
     for process in (first, again):
         assert key not in process.stdout + process.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

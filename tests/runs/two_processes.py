@@ -44,7 +44,7 @@ FSDP = {
 def make_config(data: Path, out: Path, name: str, **changes) -> TrainConfig:
     flags = {
         "batch_size": GLOBAL_BATCH // PartialState().num_processes,
-        **{"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "num_epochs": 1, "device": "cpu", "plot_epochs": 0},
+        **{"d_model": 16, "num_layers": 1, "nhead": 2, "patch_size": 4, "num_epochs": 1, "device": "cpu"},
         **{"data_dir": str(data / "train"), "val_data_dir": str(data / "val"), "report_to": ("none",)},
     }
     return TrainConfig(**{**flags, "save_dir": str(out / name), **changes})
@@ -144,12 +144,7 @@ def main(data: Path, out: Path) -> None:
     weights = update_once(run, data)
     facts["rates"] = {
         accumulated: rates(
-            make_config(
-                *(data, out, f"rates_{accumulated}"),
-                gradient_accumulation_steps=accumulated,
-                num_epochs=4,
-                plot_epochs=10 if accumulated == 1 else 0,
-            )
+            make_config(data, out, f"rates_{accumulated}", gradient_accumulation_steps=accumulated, num_epochs=4)
         )
         for accumulated in (1, 3)
     }

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright import sync_api as playwright
 
 from action_ddim.cli.main import main
 from action_ddim.serving.replay import events, render
-from tests.serving.test_studio import HEADER, NAME, drawn_rows, studio  # noqa: F401
+from tests.serving.conftest import HEADER, NAME, drawn_rows
 
-playwright = pytest.importorskip("playwright.sync_api")
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.slow
 
 # Counts, apart from the page's own code and across its reloads, the places that the browser told while it was recording.
@@ -101,7 +99,7 @@ def all_arrive(page, folder: Path) -> None:
     raise AssertionError(f"{rows_on_disk(folder)} rows are on disk, of {counted(page)} that the pointer made")
 
 
-def test_no_row_is_lost_by_reloads_killed_servers_and_a_second_tab(context, studio, tmp_path):  # noqa: F811
+def test_no_row_is_lost_by_reloads_killed_servers_and_a_second_tab(context, studio, tmp_path):
     client = studio()
     page, other = opened(context, client), opened(context, client)
     for column in range(3):  # in the middle of a stroke
@@ -129,7 +127,7 @@ def test_no_row_is_lost_by_reloads_killed_servers_and_a_second_tab(context, stud
         assert [row[0] for row in rows] == sorted(row[0] for row in rows)
 
 
-def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):  # noqa: F811
+def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):
     client = studio()
     page = opened(context, client)
     draw_wave(page, 0)
@@ -144,7 +142,7 @@ def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):  # no
     all_arrive(page, tmp_path / "studio")
 
 
-def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(context, studio, tmp_path):  # noqa: F811
+def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(context, studio, tmp_path):
     client = studio()
     page = opened(context, client)
     page.fill("#person", "ada")
@@ -165,7 +163,7 @@ def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(con
     assert len({tuple(row[1:3]) for row in found["touch"]}) == 1
 
 
-def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):  # noqa: F811
+def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):
     client = studio("--seq_len", 50, "--rate", 100)
     page = opened(context, client)
     for column in range(6):
@@ -199,7 +197,7 @@ def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path
     playwright.expect(page.locator("#filled")).to_have_text("5 ways through 2 points.")
 
 
-def test_keyboard_alone_does_all_but_record(context, studio, model, data):  # noqa: F811
+def test_keyboard_alone_does_all_but_record(context, studio, model, data):
     client = studio("--model", model, "--data_dir", data / "train", "--num_inference_steps", 2)
     page = opened(context, client)
     press = page.keyboard.press
@@ -242,7 +240,7 @@ def test_keyboard_alone_does_all_but_record(context, studio, model, data):  # no
     assert page.evaluate("document.activeElement.id") == "next"
 
 
-def test_what_replay_sends_is_what_arrives(context, studio, tmp_path):  # noqa: F811
+def test_what_replay_sends_is_what_arrives(context, studio, tmp_path):
     client = studio()
     page = opened(context, client)
     box = page.locator("#pad").bounding_box()
@@ -263,7 +261,7 @@ def test_what_replay_sends_is_what_arrives(context, studio, tmp_path):  # noqa: 
     np.testing.assert_allclose(trace, expected, atol=0.01)
 
 
-def test_page_of_another_origin_comes_to_nothing(context, studio, tmp_path):  # noqa: F811
+def test_page_of_another_origin_comes_to_nothing(context, studio, tmp_path):
     client = studio()
     page = context.new_page()
     page.goto("data:text/html,<title>hostile</title>")

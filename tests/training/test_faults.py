@@ -93,7 +93,7 @@ def test_row_of_skipped_updates_goes_on_over_the_end_of_an_epoch(run):
 
 
 @pytest.mark.slow
-def test_disk_that_is_full_for_a_while_costs_no_more_than_checkpoints(python, flags, tmp_path):
+def test_disk_that_is_full_for_a_while_costs_no_more_than_checkpoints(python, flags, fresh_accelerator, tmp_path):
     """A limit on the size of files stands in for the disk: EFBIG instead of ENOSPC, at the same place."""
     script = f"""
 import resource, sys

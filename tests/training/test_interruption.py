@@ -18,7 +18,7 @@ from action_ddim.training import interruption
 from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.interruption import TIME_IS_UP, Interruption, exit_code
 from augmentation.gestures import GestureConfig, write_gestures
-from tests.conftest import TRAINER, one_line, rows, wait_for
+from tests.conftest import TRAINER, rows, wait_for
 
 
 def test_signals_leave_a_note_and_the_second_ends_the_process(monkeypatch, fresh_accelerator, capfd):
@@ -115,8 +115,9 @@ def test_real_signals_locks_and_exit_codes(start, flags, fresh_accelerator, caps
     first = start(TRAINER, *flags(**endless))
     wait_for(lambda: (folder / "metrics.csv").exists(), first)
     assert train_verb(flags()) == 2
-    one_line(
-        capsys, f"--save_dir {folder} is in use by a run that is at work (process {first.pid}); wait for it, or name another"
+    assert capsys.readouterr().err == (
+        f"error: --save_dir {folder} is in use by a run that is at work (process {first.pid});"
+        " wait for it, or name another folder\n"
     )
     first.terminate()
     assert first.wait(60) == 143

@@ -343,7 +343,9 @@ def test_data_may_move(run_until, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_on_two_processes_and_resumed_it_is_the_run_never_stopped(launch, flags, fresh_accelerator, capsys, tmp_path):
+def test_killed_on_two_processes_and_resumed_it_is_the_run_that_never_stopped(
+    launch, flags, fresh_accelerator, capsys, tmp_path
+):
     settings = {**SETTINGS, "gradient_accumulation_steps": 2, "num_epochs": 30}  # an epoch is an update of 2 and one of 1
     whole = launch(*flags(save_dir=tmp_path / "whole", **settings))
     assert whole.wait(300) == 0, whole.output()

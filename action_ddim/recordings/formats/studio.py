@@ -36,7 +36,7 @@ def check_header(header: Any) -> dict:
     if not isinstance(person, str) or not 0 < len(person) <= MAX_NAME or not person.isprintable():
         raise ValueError(f"person is no name of 1 to {MAX_NAME} letters")
     for name in ("width", "height"):
-        if not _is_number(header.get(name), 1, MAX_PIXELS):
+        if not is_number(header.get(name), 1, MAX_PIXELS):
             raise ValueError(f"{name} is not a number from 1 to {MAX_PIXELS}")
     return {"format": FORMAT, **{name: header[name] for name in ("person", "device", "width", "height")}}
 
@@ -51,14 +51,14 @@ def check_row(row: Any) -> list:
         raise ValueError("it is not [ms, x, y, down, pressure, seen]")
     limits = ((0, 1e12), (-MAX_PIXELS, MAX_PIXELS), (-MAX_PIXELS, MAX_PIXELS), (0, 1), (0, 1), (0, 1))
     for value, (least, most) in zip(row, limits, strict=True):
-        if not _is_number(value, least, most):
+        if not is_number(value, least, most):
             raise ValueError(f"{str(value)[:40]} is not a number from {least:g} to {most:g}")
     if not {row[3], row[5]} <= {0, 1}:
         raise ValueError("down and seen are 0 or 1")
     return row
 
 
-def _is_number(value: Any, least: float, most: float) -> bool:
+def is_number(value: Any, least: float, most: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 

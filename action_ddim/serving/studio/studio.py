@@ -3,12 +3,13 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from action_ddim.errors import UserError
 from action_ddim.recordings.convert import ImportConfig, import_recordings
+from action_ddim.recordings.formats.studio import is_number
 from action_ddim.serving.studio.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ class Studio:
             "val": summary.count("val"),
             "rows": counts.rows,
             "dropped": dict(counts.dropped),
-            "seq_len": self.seq_len,
             "folder": str((self.folder / "windows").resolve()),
         }
 
@@ -99,7 +99,9 @@ class Studio:
         points = asked.get("points")
         if not isinstance(points, list) or not 0 < len(points) <= MAX_POINTS:
             raise ValueError(f"points is not a list of 1 to {MAX_POINTS}")
-        if not all(isinstance(point, list) and len(point) == 2 and all(map(_is_share, point)) for point in points):
+        if not all(
+            isinstance(point, list) and len(point) == 2 and all(is_number(value, 0, 1) for value in point) for point in points
+        ):
             raise ValueError("a point is not [x, y], shares of the canvas")
         num, artist = _whole(asked, "num", 1, MAX_ACTIONS), self._artist()
         return _told(artist.draw(num, *artist.through(np.array(points), drag=asked.get("drag") is True)), num)
@@ -135,10 +137,6 @@ def _whole(asked: dict, name: str, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} is not a whole number from {least} to {most}")
     return value
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _numbers(actions: np.ndarray) -> list:

@@ -1,7 +1,7 @@
 // The page of the studio, in this order: what it asks of the studio, drawing, recording, watching, filling in, guessing, tabs.
 
 const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
-const SEND_EVERY_MS = 250, RECOVER_EVERY_MS = 2000, MOST_ROWS = 5000, WAYS = 5, KEY_STEP = 0.02, DEFAULT_SEQ_LEN = 250;
+const SEND_EVERY_MS = 250, RECOVER_EVERY_MS = 2000, MOST_ROWS = 5000, WAYS = 5, KEY_STEP = 0.02;
 const byId = id => document.getElementById(id);
 const say = (id, text, failed = false) => {
   byId(id).textContent = text;
@@ -206,6 +206,7 @@ class Recorder {
     this.on = false;
     this.current = {}; // the session of each device
     this.inside = {}; // whether the way from the last row of each device was seen
+    this.ended = []; // sessions of before, with rows that are not on disk
     this.total = 0;
     for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerenter", "pointerleave"])
       pad.addEventListener(kind, event => this.hear(event));
@@ -218,7 +219,7 @@ class Recorder {
   }
 
   get sessions() {
-    return [...Object.values(this.current), ...(this.ended ?? [])];
+    return [...Object.values(this.current), ...this.ended];
   }
 
   end() {
@@ -270,7 +271,7 @@ class Recorder {
       sessions.forEach(session => session.keep());
       await Promise.all(sessions.map(session => session.send()));
       say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
-      this.ended = this.ended?.filter(session => session.rows.length);
+      this.ended = this.ended.filter(session => session.rows.length);
       showSessions();
     } catch (error) {
       const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
@@ -336,10 +337,9 @@ byId("export").addEventListener("click", event => work(event.target, "recorded",
   byId("exported").firstElementChild.textContent =
     `${made.train} windows to train on and ${made.val} held out, of ${made.rows} rows (dropped: ${dropped}), are in ${made.folder}.`;
   const folder = name => (/^[\w/.:-]*$/.test(made.folder) ? `${made.folder}/${name}` : `"${made.folder}/${name}"`);
-  const length = made.seq_len === DEFAULT_SEQ_LEN ? "" : ` --seq_len ${made.seq_len}`;
   byId("exported").lastElementChild.textContent =
     `action-ddim inspect ${folder("train")}\n` +
-    `action-ddim train --data_dir ${folder("train")} --val_data_dir ${folder(made.val ? "val" : "train")}${length} --report_to none`;
+    `action-ddim train --data_dir ${folder("train")} --val_data_dir ${folder(made.val ? "val" : "train")} --report_to none`;
 }));
 byId("download").addEventListener("click", event => work(event.target, "recorded", "Packing…", async () => {
   const link = document.createElement("a");
