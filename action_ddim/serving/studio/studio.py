@@ -36,6 +36,7 @@ class Studio:
         self.folder, self.artist, self.data_dir, self.rate, self._seq_len = folder, artist, data_dir, rate, seq_len
         (folder / "sessions").mkdir(parents=True, exist_ok=True)
         self.sessions = Sessions(folder / "sessions")
+        self._exported: dict[Path, int] | None = None  # the sessions that windows/ are made of, and their bytes then
         self._pairs: dict[str, bool] = {}  # whether the left one is real, of pairs not yet guessed
 
     @property
@@ -50,7 +51,8 @@ class Studio:
 
     def export(self) -> dict:
         """Make windows of all sessions, in `windows/train` and `windows/val`, as `action-ddim import` does."""
-        sources = tuple(self.sessions.paths())
+        sizes = self._sizes()
+        sources = tuple(sizes)
         if not sources:
             raise UserError("nothing is recorded yet")
         config = ImportConfig(
@@ -63,6 +65,7 @@ class Studio:
             val_fraction=HELD_OUT if len(sources) > 1 else 0.0,
         )
         summary = import_recordings(config, self.folder / "windows", overwrite=True)
+        self._exported = sizes
         counts = summary.counts
         return {
             "train": summary.count("train"),
@@ -72,6 +75,9 @@ class Studio:
             "folder": str((self.folder / "windows").resolve()),
         }
 
+    def _sizes(self) -> dict[Path, int]:
+        return {path: path.stat().st_size for path in self.sessions.paths()}
+
     def recorded(self, asked: dict) -> dict:
         """Return `num` real actions, drawn by lot; fewer where there are no more."""
         return {"actions": _numbers(self._real(_whole(asked, "num", 1, MAX_ACTIONS)))}
@@ -79,9 +85,10 @@ class Studio:
     def _real(self, num: int) -> np.ndarray:
         from action_ddim.data.dataset import ActionDataset  # and with it torch, which recording alone does without
 
-        if self.data_dir is None:
+        folder = self.data_dir or self.folder / "windows" / "train"
+        if self.data_dir is None and (self._exported != self._sizes() or not folder.is_dir()):
             self.export()
-        data = ActionDataset(self.data_dir or self.folder / "windows" / "train", seq_len=self.seq_len)
+        data = ActionDataset(folder, seq_len=self.seq_len)
         return data.read(sorted(random.sample(range(len(data)), min(num, len(data))))).numpy()
 
     def draw(self, asked: dict) -> Iterator[dict]:
