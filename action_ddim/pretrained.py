@@ -5,7 +5,9 @@ fetched or run.
 """
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,12 +87,18 @@ def check_agreement(settings: Mapping[str, Any], theirs: Mapping[str, Any], mode
             )
 
 
-def load_pipeline(model: str, device: str, flag: str = "--model") -> "ActionDDIMPipeline":
+def load_pipeline(model: str, device: str, flag: str = "--model", *, compiled: bool = False) -> "ActionDDIMPipeline":
     """Load a pipeline onto a device; progress bars of single steps are off.
 
+    Args:
+        compiled: Whether its denoiser is compiled when it is first called, and again for another shape of a batch. On a GPU a
+            pass is then one CUDA graph: its many small kernels are launched together.
+
     Raises:
-        UserError: it is damaged, or as `find_pipeline` and `find_device`.
+        UserError: it is damaged, or as `find_pipeline`, `find_device` and `check_compiler`.
     """
+    if compiled:
+        check_compiler()
     folder = find_pipeline(model, flag)
     import torch
     from diffusers.utils import logging
@@ -111,7 +119,10 @@ def load_pipeline(model: str, device: str, flag: str = "--model") -> "ActionDDIM
     if unfit:
         raise UserError(f"{flag} {model}: the weights {unfit} are missing or not finite; copy or export it again")
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    pipeline.to(device)
+    if compiled:
+        pipeline.denoiser.compile(mode="reduce-overhead")  # in place: its name, config and weights stay what they are
+    return pipeline
 
 
 def _assemble(folder: Path) -> "ActionDDIMPipeline":
@@ -148,6 +159,13 @@ def find_device(device: str) -> str:
         kind, more = ("CUDA GPU", ", or a CUDA build of torch") if device == "cuda" else ("GPU of a Mac", "")
         raise UserError(f"--device is {device}, but torch finds no {kind} here; use --device auto or cpu{more}")
     return device
+
+
+def check_compiler() -> None:
+    """Raise a UserError where `--compile` is asked for, and there is no compiler for what torch writes."""
+    compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if not any(shutil.which(name) for name in compilers if name):
+        raise UserError("--compile needs a C++ compiler, and there is none here; install g++, or leave --compile out")
 
 
 def _reason(error: Exception) -> str:

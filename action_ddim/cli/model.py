@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from action_ddim.actions import NUM_CHANNELS, threshold_press
 from action_ddim.cli.inputs import (
     OneLineParser,
+    add_compile,
     add_model,
     add_output,
     check_actions,
@@ -50,6 +51,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     add("--num_inverted", type=int, default=64, help="held-out sequences to invert, at most")
     add("--recon_steps", type=int, default=10, help="DDIM steps of a reconstruction, over the whole schedule")
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawn sequence")
+    add_compile(parser)
     args = parser.parse_args(argv)
     check_at_least(args, 1, "num", "num_samples", "num_inverted", "recon_steps", "num_inference_steps", "batch_size")
     from action_ddim.evaluation.page import HTML_NAME, JSON_NAME
@@ -63,7 +65,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     from action_ddim.evaluation.report import tables, update_card, write_report
 
     check_eval_packages()
-    pipeline = load_pipeline(args.model, args.device)
+    pipeline = load_pipeline(args.model, args.device, compiled=args.compile)
     check_steps(args, pipeline, "recon_steps", "num_inference_steps")
     data = open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
     settings = AssessmentSettings(
@@ -109,12 +111,13 @@ def sample(argv: list[str], prog: str | None) -> None:
         choices=GESTURE_TYPES,
         help="draw until there are --num of this type, and say how many others came; all by default",
     )
+    add_compile(parser)
     args = parser.parse_args(argv)
     check_at_least(args, 1, "num", "num_inference_steps", "batch_size")
     if not 0 <= args.eta <= 1:
         raise UserError(f"--eta is {args.eta:g}; give 0 to 1")
     check_outputs(args)
-    pipeline = load_pipeline(args.model, args.device)
+    pipeline = load_pipeline(args.model, args.device, compiled=args.compile)
     check_steps(args, pipeline, "num_inference_steps")
     from action_ddim.evaluation import plots
     from action_ddim.evaluation.evaluate import NUM_SHEET, draw_samples
@@ -155,6 +158,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     add("--strength", type=float, default=0.5, help="without --noise_std: how far up the noise schedule to go, above 0 to 1")
     steps = "without --noise_std: DDIM steps over the whole schedule; the strength's share is taken"
     add("--num_inference_steps", type=int, default=10, help=steps)
+    add_compile(parser)
     args = parser.parse_args(argv)
     check_at_least(args, 1, "num_inference_steps", "batch_size")
     if not 0 < args.strength <= 1:
@@ -165,7 +169,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
         raise UserError(f"--out {args.out} is the --input; name another file")
     if not args.input.is_file():
         raise UserError(f"--input {args.input} is not a file")
-    pipeline = load_pipeline(args.model, args.device)
+    pipeline = load_pipeline(args.model, args.device, compiled=args.compile)
     check_steps(args, pipeline, "num_inference_steps")
     from action_ddim.data.action_file import open_action_file
     from action_ddim.evaluation import inference, plots

@@ -4,7 +4,6 @@ import copy
 import ctypes
 import math
 import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from action_ddim.denoiser import ActionTransformer1DModel
 from action_ddim.errors import UserError
 from action_ddim.evaluation.inference import ReconstructionSettings
 from action_ddim.pipeline import ActionDDIMPipeline
-from action_ddim.pretrained import check_agreement, find_device, load_pipeline
+from action_ddim.pretrained import check_agreement, check_compiler, find_device, load_pipeline
 from action_ddim.scheduler import ExactDDIMScheduler
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.early_stopping import DRAWN_METRICS, EarlyStopping
@@ -92,9 +91,8 @@ def check_device(config: TrainConfig) -> None:
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by accelerate launch
     if precision == "fp16" and device != "cuda":
         raise UserError("--mixed_precision fp16 needs a GPU with CUDA; use bf16 or no")
-    compilers = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    if config.compile and not any(shutil.which(name) for name in compilers if name):
-        raise UserError("--compile needs a C++ compiler, and there is none here; install g++, or leave --compile out")
+    if config.compile:
+        check_compiler()
 
 
 def device_type(config: TrainConfig) -> str:

@@ -141,10 +141,12 @@ def test_half_precision_from_the_launcher_on_a_cpu(flags, monkeypatch, capsys):
     one_line(capsys, "--mixed_precision fp16 needs a GPU")
 
 
-def test_compile_without_a_compiler(flags, monkeypatch, capsys):
+def test_compile_without_a_compiler(flags, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert train(flags(**{"compile": True})) == 2
+    one_line(capsys, "--compile needs a C++ compiler")
+    assert main(["sample", "--model", str(model), "--num", "1", "--out", str(tmp_path / "a.npy"), "--compile"]) == 2
     one_line(capsys, "--compile needs a C++ compiler")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch._dynamo.utils import counters
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import find_invalid
@@ -51,6 +52,23 @@ def test_sampled_file_is_a_data_set_and_does_not_depend_on_the_batch(model, tmp_
     assert not np.allclose(np.load(tmp_path / "c.npy"), rows)
     assert call(*words, "--out", tmp_path / "d.npy", "--eta", 1) == 0
     assert not np.allclose(np.load(tmp_path / "d.npy"), rows)
+
+
+@pytest.mark.slow
+def test_compiled_model_draws_and_reconstructs_the_same(model, tmp_path):
+    """A batch and a smaller last one, by the kernels that torch wrote; the press too, and the rests to the last bit."""
+    torch._dynamo.reset()
+    counters["stats"].clear()
+    steps = ("--num_inference_steps", 5, "--batch_size", 4)
+    draw = ("sample", "--model", model, "--num", 7, *steps)
+    for flag in ((), ("--compile",)):
+        assert call(*draw, "--out", tmp_path / f"drawn{len(flag)}.npy", *flag) == 0
+        assert bool(counters["stats"]["calls_captured"]) == bool(flag)
+        words = ("reconstruct", "--model", model, "--input", tmp_path / "drawn0.npy", *steps)
+        assert call(*words, "--out", tmp_path / f"again{len(flag)}.npy", *flag) == 0
+    for name in ("drawn", "again"):
+        plain, compiled = np.load(tmp_path / f"{name}0.npy"), np.load(tmp_path / f"{name}1.npy")
+        np.testing.assert_allclose(compiled, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(5 * SEQ_LEN, 3), (5, SEQ_LEN, 3)])
