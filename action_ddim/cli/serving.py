@@ -120,10 +120,16 @@ def studio(argv: list[str], prog: str | None) -> None:
         from action_ddim.serving.studio.drawing import Artist  # and with it torch
 
         artist = Artist(args.model, args.device, args.num_inference_steps)
-    said = read_info(args.data_dir / "dataset.json").get("rate_hz") if args.data_dir else None
+    data = said = None
+    if args.data_dir:
+        from action_ddim.data.dataset import open_for_model  # and with it torch
+
+        takes = (artist.seq_len, f"--model {args.model}") if artist else (args.seq_len, "--seq_len")
+        data = open_for_model("--data_dir", str(args.data_dir), *takes)
+        said = read_info(args.data_dir / "dataset.json").get("rate_hz")
     rate = args.rate or (artist and artist.rate_hz) or said or ImportConfig.rate
     try:
-        made = Studio(args.out, artist, args.data_dir, rate, args.seq_len)
+        made = Studio(args.out, artist, data, rate, args.seq_len)
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
     with suppress(KeyboardInterrupt):  # which is how a studio is closed

@@ -10,6 +10,7 @@ import pytest
 
 from action_ddim.cli.main import main
 from action_ddim.data.dataset import ActionDataset
+from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import ROOT, SEQ_LEN, one_line
 from tests.serving.conftest import HEADER, NAME, drawn_rows
 
@@ -137,11 +138,14 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
         (["--model", "nowhere"], "--model nowhere is not a pipeline folder"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 8765 cannot be had"),
         (["--out", "taken"], "--out taken"),
+        (["--data_dir", "nowhere"], "--data_dir nowhere"),
+        (["--data_dir", "short"], "--data_dir short holds sequences of 50 steps; --seq_len takes 250"),
     ],
 )
 def test_mistakes_are_one_line(words, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
+    write_gestures(GestureConfig(num_sequences=2, sequence_length=50), tmp_path / "short")
     assert main(["studio", *words]) == 2
     one_line(capsys, expected)
 

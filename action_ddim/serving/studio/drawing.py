@@ -10,7 +10,7 @@ from action_ddim.actions import NUM_CHANNELS, PRESS
 from action_ddim.errors import UserError
 from action_ddim.evaluation.model_card import read_card
 from action_ddim.inpainting import build_mask
-from action_ddim.pretrained import find_pipeline, load_pipeline
+from action_ddim.pretrained import find_pipeline, load_pipeline, model_settings
 
 if TYPE_CHECKING:
     from action_ddim.pipeline import ActionDDIMPipeline
@@ -26,13 +26,14 @@ class Artist:
         num_inference_steps: DDIM steps of each drawing.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or its settings cannot be read.
     """
 
     def __init__(self, model: str, device: str = "auto", num_inference_steps: int = 50):
         folder = find_pipeline(model)
         self.name, self.num_inference_steps = model, num_inference_steps
         self.rate_hz = read_card(folder).rate_hz
+        self.seq_len = int(model_settings(model, "--model")["seq_len"])
         self._fault: str | None = None
         self._turn = threading.Lock()
         self._loading = threading.Thread(target=self._load, args=(model, device), daemon=True)
@@ -51,15 +52,6 @@ class Artist:
     def state(self) -> str:
         """`loading`, `ready`, or what is wrong."""
         return "loading" if self._loading.is_alive() else self._fault or "ready"
-
-    @property
-    def seq_len(self) -> int:
-        """L; waits until the model has loaded.
-
-        Raises:
-            UserError: it could not.
-        """
-        return self._loaded().denoiser.config.seq_len
 
     def _loaded(self) -> "ActionDDIMPipeline":
         self._loading.join()
@@ -83,10 +75,9 @@ class Artist:
         A single point is passed in the middle; several from a third of the time to two thirds. `drag` presses from the first to
         the last, and nowhere else; without it the press is the model's to choose.
         """
-        seq_len = self.seq_len
-        ends = (seq_len // 2,) * 2 if len(points) == 1 else (seq_len // 3, 2 * seq_len // 3)
+        ends = (self.seq_len // 2,) * 2 if len(points) == 1 else (self.seq_len // 3, 2 * self.seq_len // 3)
         at = np.linspace(*ends, len(points)).round().astype(int)
-        known = np.zeros((seq_len, NUM_CHANNELS), np.float32)
+        known = np.zeros((self.seq_len, NUM_CHANNELS), np.float32)
         known[at, :PRESS] = points
         known[at[0] : at[-1] + 1, PRESS] = 1
-        return known, build_mask(seq_len, waypoints=at.tolist(), press=drag)
+        return known, build_mask(self.seq_len, waypoints=at.tolist(), press=drag)

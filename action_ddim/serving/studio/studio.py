@@ -1,6 +1,7 @@
 """What the page works with: sessions, windows made of them or of a data set, and a model where there is one."""
 
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from action_ddim.recordings.formats.studio import is_number
 from action_ddim.serving.studio.sessions import Sessions
 
 if TYPE_CHECKING:
+    from action_ddim.data.dataset import ActionDataset
     from action_ddim.serving.studio.drawing import Artist
 
 MAX_ACTIONS, MAX_POINTS = 64, 32
@@ -27,15 +29,16 @@ class Studio:
     Args:
         folder: Where `sessions/` lie and `windows/` are written.
         artist: The model.
-        data_dir: A folder of windows to watch and to guess, instead of those recorded here.
+        data: Windows to watch and to guess, instead of those recorded here.
         rate: Steps a second of the windows.
         seq_len: Their length, where no model says it.
     """
 
-    def __init__(self, folder: Path, artist: "Artist | None", data_dir: Path | None, rate: float, seq_len: int):
-        self.folder, self.artist, self.data_dir, self.rate, self._seq_len = folder, artist, data_dir, rate, seq_len
+    def __init__(self, folder: Path, artist: "Artist | None", data: "ActionDataset | None", rate: float, seq_len: int):
+        self.folder, self.artist, self.data, self.rate, self._seq_len = folder, artist, data, rate, seq_len
         (folder / "sessions").mkdir(parents=True, exist_ok=True)
         self.sessions = Sessions(folder / "sessions")
+        self._exporting = threading.Lock()  # two tabs may ask at once, and there is one folder
         self._exported: dict[Path, int] | None = None  # the sessions that windows/ are made of, and their bytes then
         self._pairs: dict[str, bool] = {}  # whether the left one is real, of pairs not yet guessed
 
@@ -51,6 +54,10 @@ class Studio:
 
     def export(self) -> dict:
         """Make windows of all sessions, in `windows/train` and `windows/val`, as `action-ddim import` does."""
+        with self._exporting:
+            return self._export()
+
+    def _export(self) -> dict:
         sizes = self._sizes()
         sources = tuple(sizes)
         if not sources:
@@ -83,13 +90,17 @@ class Studio:
         return {"actions": _numbers(self._real(_whole(asked, "num", 1, MAX_ACTIONS)))}
 
     def _real(self, num: int) -> np.ndarray:
+        data = self.data or self._recorded_windows()
+        return data.read(sorted(random.sample(range(len(data)), min(num, len(data))))).numpy()
+
+    def _recorded_windows(self) -> "ActionDataset":
         from action_ddim.data.dataset import ActionDataset  # and with it torch, which recording alone does without
 
-        folder = self.data_dir or self.folder / "windows" / "train"
-        if self.data_dir is None and (self._exported != self._sizes() or not folder.is_dir()):
-            self.export()
-        data = ActionDataset(folder, seq_len=self.seq_len)
-        return data.read(sorted(random.sample(range(len(data)), min(num, len(data))))).numpy()
+        folder = self.folder / "windows" / "train"
+        with self._exporting:
+            if self._exported != self._sizes() or not folder.is_dir():
+                self._export()
+            return ActionDataset(folder, seq_len=self.seq_len)
 
     def draw(self, asked: dict) -> Iterator[dict]:
         """Draw `num` actions: return how many are done, of how many, and these, as they are done.
