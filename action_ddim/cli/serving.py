@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from action_ddim.actions import DEFAULT_SEQ_LEN
+from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN
 from action_ddim.atomic import written_whole
 from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
 from action_ddim.cli.outputs import check_output, check_writable
@@ -16,7 +16,11 @@ from action_ddim.data.action_file import open_action_file
 from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
+from action_ddim.recordings.convert import MAX_RATE, MAX_SEQ_LEN, ImportConfig
 from action_ddim.serving.replay import FORMATS, events, render
+from augmentation.gestures import MAX_SCREEN
+
+MIN_RATE = 1e-3  # steps a second
 
 
 def replay(argv: list[str], prog: str | None) -> None:
@@ -26,14 +30,16 @@ def replay(argv: list[str], prog: str | None) -> None:
         raise UserError(f"FILE {args.file} is not a file; name one of actions, .npy")
     if args.out:
         check_output("--out", args.out, args.overwrite)
-    if min(args.screen) < 1:
-        raise UserError(f"--screen is {args.screen[0]}x{args.screen[1]}; give at least 1x1")
-    for flag, value in (("--num", args.num), ("--rate", args.rate)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"{flag} is {value:g}; give more than 0")
+        if args.out.resolve() == args.file.resolve():
+            raise UserError(f"--out {args.out} is FILE; name another file")
+    if not 1 <= min(args.screen) <= max(args.screen) <= MAX_SCREEN:
+        raise UserError(f"--screen is {args.screen[0]}x{args.screen[1]}; give 1x1 to {MAX_SCREEN}x{MAX_SCREEN}")
+    if args.num is not None and args.num < 1:
+        raise UserError(f"--num is {args.num}; give more than 0")
+    _check_rate(args.rate)
     if not 0 <= args.pause < float("inf"):
         raise UserError(f"--pause is {args.pause:g}; give seconds, 0 or more")
-    said = _description_beside(args.file)
+    said = _description(args.file.parent)
     rate = args.rate or said.get("rate_hz")
     if rate is None:
         raise UserError(
@@ -48,6 +54,11 @@ def replay(argv: list[str], prog: str | None) -> None:
     with written_whole("--out", args.out) as file:
         file.write(text.encode())
     print(f"{len(actions)} sequences of {actions.shape[1] / rate:g} s are in {args.out}")
+
+
+def _check_rate(rate: float | None) -> None:
+    if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
+        raise UserError(f"--rate is {rate:g}; give {MIN_RATE:g} to {MAX_RATE:g} steps a second")
 
 
 def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
@@ -71,14 +82,16 @@ def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _description_beside(path: Path) -> dict[str, float]:
-    """Return what a dataset.json beside a file says of length and rate."""
-    info = path.with_name("dataset.json")
+def _description(folder: Path) -> dict[str, float]:
+    """Return what the dataset.json of a folder says of length and rate."""
+    info = folder / "dataset.json"
     said = read_info(info)
     found = {name: said[name] for name in ("sequence_length", "rate_hz") if said.get(name) is not None}
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise UserError(f"{info} says {name} {value!r}, not a number above 0; mend it")
+    if found.get("sequence_length", MIN_SEQ_LEN) not in range(MIN_SEQ_LEN, MAX_SEQ_LEN + 1):
+        raise UserError(f"{info} says sequence_length {found['sequence_length']!r}, not {MIN_SEQ_LEN} steps or more; mend it")
     return found
 
 
@@ -87,7 +100,7 @@ def _read(path: Path, seq_len: float | None, num: int | None) -> np.ndarray:
     if seq_len is None:
         try:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):
             shape = ()  # open_action_file says what is wrong
         seq_len = shape[1] if len(shape) == 3 else DEFAULT_SEQ_LEN
     remedy = 'give their length in a dataset.json beside it, {"sequence_length": ...}'
@@ -104,13 +117,12 @@ def studio(argv: list[str], prog: str | None) -> None:
     missing = [package for package in ("starlette", "uvicorn") if not find_spec(package)]
     if missing:
         raise UserError(f'the studio needs {missing[0]}, which is missing: pip install "action-ddim[studio]"')
-    for name in ("rate", "seq_len", "num_inference_steps"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} is {value:g}; give more than 0")
+    _check_rate(args.rate)
+    for name, least in (("seq_len", MIN_SEQ_LEN), ("num_inference_steps", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
     if not 0 <= args.port < 2**16:
         raise UserError(f"--port is {args.port}; give 1 to {2**16 - 1}, or 0 for any that is free")
-    from action_ddim.recordings.convert import ImportConfig
     from action_ddim.serving.studio.server import serve
     from action_ddim.serving.studio.studio import Studio
 
@@ -126,7 +138,7 @@ def studio(argv: list[str], prog: str | None) -> None:
 
         takes = (artist.seq_len, f"--model {args.model}") if artist else (args.seq_len, "--seq_len")
         data = open_for_model("--data_dir", str(args.data_dir), *takes)
-        said = read_info(args.data_dir / "dataset.json").get("rate_hz")
+        said = _description(args.data_dir).get("rate_hz")
     rate = args.rate or (artist and artist.rate_hz) or said or ImportConfig.rate
     try:
         made = Studio(args.out, artist, data, rate, args.seq_len)
@@ -137,8 +149,6 @@ def studio(argv: list[str], prog: str | None) -> None:
 
 
 def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
-    from action_ddim.recordings.convert import ImportConfig
-
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=studio.__doc__, formatter_class=formatter)
     parser.set_defaults(model=None, data_dir=None, rate=None)  # which --help need not say
@@ -150,7 +160,7 @@ def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
         "--rate",
         type=float,
         default=argparse.SUPPRESS,
-        help=f"steps a second; by default the model's, else {ImportConfig.rate:g}",
+        help=f"steps a second; by default the model's, else those of --data_dir, else {ImportConfig.rate:g}",
     )
     add("--seq_len", type=int, default=DEFAULT_SEQ_LEN, help="steps of a window, where no model says it")
     add("--num_inference_steps", type=int, default=50, help="DDIM steps of a drawing")

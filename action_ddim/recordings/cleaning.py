@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, groupby, pairwise
+from operator import attrgetter
 
 import numpy as np
 
@@ -15,7 +16,7 @@ DROPPED = {
     "off_screen_mark": "the log says that the pointer left the screen (65535, 65535)",
     "scroll": "of the wheel, without a place",
     "outside_screen": "further than a tenth of the screen outside it",
-    "backward_time": "earlier than the row before",
+    "backward_time": "out of the order of time: earlier than the row before, or one that is later than the next two",
     "equal_time": "at the time of the next row, which is the later state",
     "too_fast": "reached and left at more than 30 screens a second",
     "too_sparse": "of a recording that has too few rows a second of motion (--min_rate)",
@@ -29,6 +30,7 @@ CHANGED = {
 }
 MARGIN = 0.1  # of the screen: sensors and rounding overshoot by a little, what is further off is another place
 MAX_SPEED = 30.0  # screens a second; a flick of the wrist makes ten
+TELLING_ROWS = 1000  # of a recording tell how often its device sends
 MAX_PIECE_ROWS = 1 << 17  # what is taken into memory at once, of a recording without a gap
 
 
@@ -54,7 +56,7 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
         else:
             yield piece, interval
 
-    for block in blocks:
+    for block, of_recording in _with_intervals(blocks):
         counts.rows += len(block)
         block = _drop(block, ~(np.isfinite(block.time) & np.isfinite(block.x) & np.isfinite(block.y)), "not_a_number", counts)
         if not len(block):
@@ -63,7 +65,7 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
         if not same:
             if pending:
                 yield from part(False)
-            interval = block.typical_interval()
+            interval = of_recording
         strokes = block.recording.strokes
         if same and abs(block.time[0] - pending[-1].time[-1]) > max_gap:
             yield from part(strokes and not block.unseen[0])
@@ -78,19 +80,43 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
         yield from part(False)
 
 
+def _with_intervals(blocks: Iterable[Trace]) -> Iterator[tuple[Trace, float]]:
+    """Return blocks with the typical interval of their recording; the first are held back until there are rows to tell it."""
+    for _, of_recording in groupby(blocks, attrgetter("recording")):
+        first: list[Trace] = []
+        for block in of_recording:
+            first.append(block)
+            if sum(map(len, first)) >= TELLING_ROWS:
+                break
+        interval = join(first).typical_interval()
+        for block in chain(first, of_recording):
+            yield block, interval
+
+
 def _in_order(piece: Trace, counts: Counts) -> Trace:
     """Drop rows until time grows from row to row."""
+    # One row whose clock is ahead would take along all that are earlier.
+    around = np.concatenate([[-np.inf], piece.time, [np.inf] * 2])
+    before, after, second = around[:-3], around[2:-1], around[3:]
+    piece = _drop(piece, (piece.time > after) & (piece.time > second) & (after >= before), "backward_time", counts)
     piece = _drop(piece, piece.time < np.maximum.accumulate(piece.time), "backward_time", counts)
     return _drop(piece, np.diff(piece.time, append=np.inf) == 0, "equal_time", counts)
 
 
-def clean(piece: Trace, counts: Counts) -> Trace:
-    """Drop and mend the rows of a piece whose x and y are fractions of the screen."""
+def clean(piece: Trace, max_gap: float, counts: Counts) -> Iterator[Trace]:
+    """Drop and mend the rows of a piece whose x and y are fractions of the screen, and part it where too many went."""
     reach = np.maximum(np.abs(piece.x - 0.5), np.abs(piece.y - 0.5)) - 0.5
-    piece = _drop(piece, reach > MARGIN, "outside_screen", counts)
+    piece = _drop_places(piece, reach > MARGIN, "outside_screen", counts)
     counts.change("clipped", np.count_nonzero(reach[reach <= MARGIN] > 0))
     piece = replace(piece, x=piece.x.clip(0, 1), y=piece.y.clip(0, 1))
-    piece = _drop(piece, _spikes(piece), "too_fast", counts)
+    piece = _drop_places(piece, _spikes(piece), "too_fast", counts)
+    leaps = (np.flatnonzero(np.diff(piece.time) > max_gap) + 1).tolist()
+    for first, end in pairwise([0, *leaps, len(piece)]):
+        yield _mend(piece[first:end], counts)
+
+
+def _mend(piece: Trace, counts: Counts) -> Trace:
+    """Drop a lone row, and count what `resample` mends."""
     if len(piece) == 1 and not piece.press[0]:
         piece = _drop(piece, np.ones(1, bool), "alone", counts)
     counts.change("lost_release", np.count_nonzero(piece.lost[1:] & piece.press[:-1]))
@@ -108,6 +134,11 @@ def _drop(piece: Trace, wrong: np.ndarray, reason: str, counts: Counts) -> Trace
     groups = np.searchsorted(kept, np.arange(len(piece)))  # the row that is kept next
     unseen, lost = (np.bincount(groups[mark], minlength=len(kept) + 1)[: len(kept)] > 0 for mark in (piece.unseen, piece.lost))
     return replace(piece[kept], unseen=unseen, lost=lost)
+
+
+def _drop_places(piece: Trace, wrong: np.ndarray, reason: str, counts: Counts) -> Trace:
+    """Drop rows whose place is wrong. Their press is right: one that ended in them has ended."""
+    return _drop(replace(piece, lost=piece.lost | (wrong & ~piece.press)), wrong, reason, counts)
 
 
 def _spikes(piece: Trace) -> np.ndarray:

@@ -28,6 +28,9 @@ from action_ddim.recordings.trace import Box, Counts, Recording
 from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 
 READ_SEQUENCES = 256  # at once, where windows are shared out
+MOST_TOLD = 5  # files that cannot be read, where none can
+MAX_RATE, MAX_SEQ_LEN = 1e6, 1_000_000
+FRACTIONS = (1.0, 1.0)  # the screen of places that are fractions of it, whatever its size
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,12 @@ class ImportConfig:
                 raise UserError(f"--{name} is {value}; choose from {', '.join(known)}")
         if len(self.columns.delimiter) != 1:
             raise UserError(f"--delimiter is {self.columns.delimiter!r}; give one character")
-        for name in ("rate", "max_gap", "min_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"--{name} is {getattr(self, name):g}; give a number above 0")
+        for name, most in (("rate", MAX_RATE), ("max_gap", math.inf), ("min_rate", math.inf)):
+            if not 0 < getattr(self, name) < math.inf or getattr(self, name) > most:
+                upper = "" if most == math.inf else f", up to {most:g}"
+                raise UserError(f"--{name} is {getattr(self, name):g}; give a number above 0{upper}")
+        if self.seq_len > MAX_SEQ_LEN:
+            raise UserError(f"--seq_len is {self.seq_len}; give at most {MAX_SEQ_LEN}")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"--val_fraction is {self.val_fraction:g}; give a share from 0 to below 1")
         for name, least in (("seq_len", MIN_SEQ_LEN), ("seed", 0)):
@@ -133,6 +139,8 @@ def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = Fals
         with tempfile.TemporaryFile(dir=out, prefix=".windows-") as spool:
             groups = _read_all(config, found, screens, summary, spool)
             if not summary.windows.total():
+                if summary.unread and not summary.files:
+                    raise UserError("; ".join(summary.unread[:MOST_TOLD]))
                 dropped = {**summary.counts.dropped, **summary.counts.windows_dropped}
                 why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are no rows"
                 raise UserError(f"{config.sources[0]}: {summary.counts.rows} rows give no window ({why}); see --help")
@@ -148,23 +156,24 @@ def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = Fals
 
 def _find(config: ImportConfig, summary: ImportSummary) -> list[tuple[Path, str]]:
     """Return the files to read and their formats. A folder may hold others, which are told; a file that is named may not."""
-    found: dict[Path, str] = {}
+    found: dict[Path, tuple[Path, str]] = {}  # once, however often and by whichever way a file is named
     for source in config.sources:
         if not source.exists():
             raise UserError(f"{source} does not exist; name files or folders of recordings")
         for path in sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]:
-            name = detect(path, config.columns)
+            # A dataset.json of an earlier import speaks of x and y too.
+            name = None if path.name == "dataset.json" else detect(path, config.columns)
             if config.format not in ("auto", name) and not source.is_dir():
                 name = config.format  # whose reader says what is wrong
             if name is not None and config.format in ("auto", name):
-                found[path] = name
+                found.setdefault(path.resolve(), (path, name))
             elif source.is_dir():
                 summary.skipped.append(path)
             else:
                 raise UserError(f"{path} is of no format that is known; name it with --format, or columns with --x_column")
     if not found:
         raise UserError(f"{config.sources[0]} holds no recordings ({len(summary.skipped)} other files); see --format")
-    return list(found.items())
+    return list(found.values())
 
 
 def _owner(recording: Recording) -> str:
@@ -203,7 +212,7 @@ def _box(reach: np.ndarray, canvas: bool) -> Box:
 
 def _screen(config: ImportConfig, recording: Recording, found: dict[str, Box]) -> Box:
     """Return the screen of a recording: what the flag says, what the file says, what was found."""
-    size = config.screen or recording.screen
+    size = recording.screen if recording.screen == FRACTIONS else config.screen or recording.screen
     if size is None:
         return found[_owner(recording)]
     return Box(0, -size[1] if recording.upwards else 0, *size)
@@ -248,17 +257,20 @@ def _windows(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Return the windows of each piece of a file, and their group."""
     blocks = read(path, name, config.columns, counts)
-    for number, (piece, interval) in enumerate(pieces(blocks, config.max_gap, counts)):
+    number = 0
+    for piece, interval in pieces(blocks, config.max_gap, counts):
         if interval > 1 / config.min_rate:
             counts.drop("too_sparse", len(piece))
             continue
         screen = _screen(config, piece.recording, screens)
         summary.screens[_owner(piece.recording)] = screen
-        steps = resample(clean(piece.scaled(screen), counts), config.rate, interval, counts)
-        seed = (config.seed, zlib.crc32(path.name.encode()), number)
-        windows = let_idle(cut(steps, config.seq_len, config.windows, counts, seed), config.idle)
-        if len(windows):
-            yield group_of(piece.recording, config.split_by), windows
+        for cleaned in clean(piece.scaled(screen), config.max_gap, counts):
+            steps = resample(cleaned, config.rate, interval, counts)
+            seed = (config.seed, zlib.crc32(path.name.encode()), number)
+            number += 1
+            windows = let_idle(cut(steps, config.seq_len, config.windows, counts, seed), config.idle)
+            if len(windows):
+                yield group_of(piece.recording, config.split_by), windows
 
 
 def _share_out(

@@ -77,10 +77,13 @@ class Trace:
 
     def typical_interval(self) -> float:
         """Return the seconds between two rows while the pointer moves: the median."""
-        moved = (np.diff(self.x) != 0) | (np.diff(self.y) != 0)
-        intervals = np.diff(self.time)[moved & ~self.unseen[1:]]
-        intervals = intervals[(intervals > 0) & (intervals < MAX_INTERVAL_S)]
-        return float(np.median(intervals)) if len(intervals) else DEFAULT_INTERVAL_S
+        moved = ((np.diff(self.x) != 0) | (np.diff(self.y) != 0)) & ~self.unseen[1:]
+        intervals = np.diff(self.time)[moved]
+        intervals = intervals[intervals > 0]
+        in_motion = intervals[intervals < MAX_INTERVAL_S]
+        if not len(in_motion) and 2 * len(intervals) > len(moved):
+            in_motion = intervals  # most rows are at another place than the one before: it is the device that is slow
+        return float(np.median(in_motion)) if len(in_motion) else DEFAULT_INTERVAL_S
 
 
 @dataclass

@@ -58,11 +58,13 @@ def test_length_is_that_of_the_file_where_nothing_says_it(actions, tmp_path, cap
     ("words", "message"),
     [
         ((), "says rate_hz; give the steps a second, such as --rate 100"),
-        (("--rate", 0), "--rate is 0; give more than 0"),
+        (("--rate", 0), "--rate is 0; give 0.001 to 1e+06"),
+        (("--rate", 1e-320), "--rate is 9.99989e-321; give 0.001 to 1e+06"),
         (("--rate", 50, "--num", 0), "--num is 0"),
         (("--rate", 50, "--pause", -1), "--pause is -1"),
         (("--rate", 50, "--screen", "1920"), "1920 is no size; give width and height in pixels, as 1920x1080"),
-        (("--rate", 50, "--screen", "0x9"), "--screen is 0x9; give at least 1x1"),
+        (("--rate", 50, "--screen", "0x9"), "--screen is 0x9; give 1x1 to 65536x65536"),
+        (("--rate", 50, "--screen", f"5x{10**23}"), f"--screen is 5x{10**23}; give 1x1"),
         (("--rate", 50, "--format", "mouse"), "--format: invalid choice: 'mouse'"),
         (("--rate", 50, "--out", "there"), "--out there exists; name another, or add --overwrite"),
     ],
@@ -79,21 +81,32 @@ def test_files_that_are_none_are_one_line(file, actions, tmp_path, capsys):
     np.save(tmp_path / "bad.npy", actions)
     (tmp_path / "text.npy").write_text("x,y,press")
     np.save(tmp_path / "odd.npy", np.zeros((41, 3)))
+    with open(tmp_path / "several.npy", "wb") as several:
+        np.savez(several, actions=actions)
     for name, message in (
         ("bad.npy", "row 21: x is 1.5"),
         ("text.npy", "cannot be read"),
         ("odd.npy", 'dataset.json beside it, {"sequence_length": ...}'),
         ("none.npy", "is not a file"),
+        ("several.npy", "several.npy"),
     ):
         assert call("replay", tmp_path / name, "--rate", 50) == 2
         one_line(capsys, str(tmp_path / name), message)
     for said, message in (
         ("[1]", "cannot be read as a JSON object"),
         ('{"rate_hz": "fast"}', "says rate_hz 'fast', not a number"),
+        ('{"rate_hz": 50, "sequence_length": 20.5}', "says sequence_length 20.5, not 2 steps or more"),
     ):
         (file.parent / "dataset.json").write_text(said)
         assert call("replay", file) == 2
         one_line(capsys, "dataset.json", message)
+
+
+def test_a_replay_does_not_take_the_place_of_its_recording(file, capsys):
+    before = file.read_bytes()
+    assert call("replay", file, "--rate", 50, "--out", file, "--overwrite") == 2
+    one_line(capsys, f"--out {file} is FILE; name another file")
+    assert file.read_bytes() == before
 
 
 def test_mistakes_of_an_export_as_onnx_are_one_line(model, tmp_path, monkeypatch, capsys):

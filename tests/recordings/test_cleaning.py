@@ -16,7 +16,7 @@ def mouse(time, x, press=None, **marks):
 
 def cleaned(*blocks, max_gap=2.0):
     counts = Counts()
-    kept = [clean(piece, counts) for piece, _ in pieces(blocks, max_gap, counts)]
+    kept = [part for piece, _ in pieces(blocks, max_gap, counts) for part in clean(piece, max_gap, counts)]
     assert counts.rows == sum(map(len, kept)) + counts.dropped.total()  # nothing is silently lost
     assert counts.dropped.keys() <= DROPPED.keys()
     assert counts.changed.keys() <= CHANGED.keys()
@@ -28,6 +28,37 @@ def test_time_that_goes_back_or_stands():
     assert piece.time.tolist() == [0, 0.01, 0.02, 0.03]
     assert piece.x.tolist() == [0.1, 0.2, 0.5, 0.6]  # of equal times the last: it is the later state
     assert counts.dropped == {"backward_time": 1, "equal_time": 2}
+
+
+def test_a_clock_that_is_ahead_once_takes_no_other_row_along():
+    (piece,), counts = cleaned(mouse([0, 1.5, 0.02, 0.03, 0.04], [0.1] * 5))
+    assert piece.time.tolist() == [0, 0.02, 0.03, 0.04]
+    assert counts.dropped == {"backward_time": 1}
+
+
+def test_interval_of_a_recording_does_not_depend_on_its_blocks():
+    whole = mouse(np.arange(3000) / 10, np.arange(3000) % 2)
+    for first in (1, 2, 2000):
+        blocks = whole[:first], whole[first:]
+        assert {round(interval, 9) for _, interval in pieces(blocks, 2.0, Counts())} == {0.1}
+
+
+def test_a_slow_device_is_told_from_a_pointer_that_rests():
+    assert mouse(np.arange(10), np.arange(10)).typical_interval() == 1
+    taps = mouse([0, 0.1, 3, 3.1, 6, 6.1], [0.1, 0.1, 0.5, 0.5, 0.9, 0.9], [1, 0] * 3)
+    assert taps.typical_interval() == pytest.approx(1 / 60)  # nothing tells
+
+
+def test_a_press_that_leaves_the_screen_ends_there_and_no_piece_goes_over_the_hole():
+    time = np.arange(0, 8, 0.01)
+    outside = (time >= 1) & (time < 7)
+    (before, after), counts = cleaned(mouse(time, np.where(outside, 1.5, 0.5), (time >= 0.5) & (time < 1.2)))
+    assert (before.time[-1], after.time[0]) == (0.99, 7)
+    assert counts.dropped == {"outside_screen": 600}
+    near = mouse([0, 0.01, 0.5, 1.0, 1.01], [0.5, 0.5, 1.5, 0.5, 0.5], [1, 1, 0, 1, 1])
+    (piece,), counts = cleaned(near)
+    assert piece.lost.tolist() == [False, False, True, False]
+    assert counts.changed == {"lost_release": 1}
 
 
 def test_long_gaps_and_clocks_that_are_set_back_part_pieces():

@@ -122,6 +122,43 @@ def test_auto_screen_is_of_each_person(logs, tmp_path):
     assert windows(tmp_path / "out" / "train")[..., :2].max() == 1
 
 
+def test_places_in_fractions_stay_what_they_are_beside_a_screen_in_pixels(logs, tmp_path):
+    (tmp_path / "logs" / "far.csv").write_text(
+        "time,x,y,press\n" + "".join(f"{8 * i},{i / 100},{i / 100},1\n" for i in range(100))
+    )
+    words = ("--place_unit", "fraction", "--screen", "1000x500", "--val_fraction", 0, "--seq_len", 100)
+    assert import_data(logs, *words, "--out", tmp_path / "out") == 0
+    reach = windows(tmp_path / "out" / "train")[..., :2].max(axis=(1, 2))
+    assert np.isclose(reach, 0.99).sum() == 1
+    assert reach.min() > 0.3  # of the mice, in pixels
+
+
+def test_a_file_that_is_named_twice_is_taken_once(logs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out, sources in (("a", ["logs"]), ("b", ["logs", logs, logs / "user1" / "session_0.csv"])):
+        assert import_data(*sources, "--out", out, "--val_fraction", 0) == 0
+    assert (windows(tmp_path / "a" / "train") == windows(tmp_path / "b" / "train")).all()
+
+
+def test_what_an_earlier_import_wrote_is_no_recording(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("time,x,y,press\n" + "".join(f"{8 * i},{i},{i},1\n" for i in range(300)))
+    for _ in range(2):
+        assert import_data(".", "--out", "recordings", "--val_fraction", 0, "--overwrite") == 0
+        assert "1 files, 300 rows" in capsys.readouterr().out
+
+
+def test_where_no_file_can_be_read_it_says_why(logs, tmp_path, capsys):
+    only = logs / "user0" / "session_0.csv"
+    (tmp_path / "table.csv").write_text("time,x,y,press\n0,1,2,3\n")
+    for words, reason in (
+        ((only, "--format", "omniglot"), "session_0.csv, line 1: 'client timestamp"),
+        ((tmp_path / "table.csv", "--user_column", "who"), "has no column 'who', but time, x, y, press"),
+    ):
+        assert import_data(*words, "--out", tmp_path / "out") == 2
+        one_line(capsys, reason)
+
+
 def test_a_drawing_fills_the_square_around_it(tmp_path):
     strokes = [[{"x": 500 + i, "y": 900 + 2 * i, "time": 16 * i} for i in range(101)]]
     (tmp_path / "a.json").write_text(json.dumps(strokes))
@@ -185,6 +222,8 @@ def test_a_folder_in_use_is_refused_and_replaced_where_asked(logs, tmp_path, cap
         (["--min_rate", 1000], ["give no window", "too_sparse"]),
         (["--val_fraction", 1], ["--val_fraction is 1"]),
         (["--seq_len", 1], ["--seq_len is 1"]),
+        (["--seq_len", 99999999999], ["--seq_len is 99999999999; give at most 1000000"]),
+        (["--rate", 1e300], ["--rate is 1e+300", "up to 1e+06"]),
         (["--seed", -1], ["--seed is -1"]),
         (["--screen", "0x5"], ["--screen is 0x5"]),
         (["--screen", "big"], ["big is no size"]),

@@ -127,6 +127,12 @@ def test_csv_of_other_names_and_units(tmp_path):
     assert trace.time.tolist() == [0, 0.5]
 
 
+def test_csv_with_spaces_after_the_commas(tmp_path):
+    found, (trace,) = read(tmp_path, "a.csv", "time, x, y, press\n0, 0.5, 1, down\n8, 2, 3, 0\n")
+    assert found == "csv"
+    assert (trace.x.tolist(), trace.y.tolist(), trace.press.tolist()) == ([0.5, 2], [1, 3], [True, False])
+
+
 def test_parquet_holds_what_csv_holds(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -160,6 +166,8 @@ def test_rows_that_are_cut_short_are_counted(tmp_path):
         ("a.json", json.dumps(STROKES).replace('"time"', '"when"'), "no strokes of points with x, y and time: KeyError 'time'"),
         ("a.jsonl", json.dumps(FUTO) + "\n" + json.dumps(FUTO)[:-9] + "\n", "line 2: "),
         ("a.jsonl", json.dumps(FUTO).replace('"t"', '"when"'), "line 1: 'time' is wrong"),
+        ("a.jsonl", json.dumps({**FUTO, "session": ["a"]}), "line 1: session ['a'] is wrong"),
+        ("a.json", '[{"x": 1, "y": ' + "[" * 100_000, "no strokes of points with x, y and time: RecursionError"),
         ("a.svc", SVC_INT.replace("2\n", "3\n", 1), "line 1: it says 3 rows, and 2 follow"),
         ("a.svc", SVC_INT.replace("4100", "x"), "line 3: 'x 7500"),
     ],

@@ -60,10 +60,10 @@ def compared(path: Path, name: str, rate: float) -> Iterator[tuple[np.ndarray, n
     counts = Counts()
     made: dict = {}
     for piece, interval in pieces(read(path, name, Columns(), counts), 2.0, counts):
-        piece = clean(piece.scaled(Box(*low, *size)), counts)
-        steps = resample(piece, rate, interval, counts)
-        if len(piece):
-            made.setdefault(piece.recording, []).append((piece.time[0], piece.time[-1], steps))
+        for part in clean(piece.scaled(Box(*low, *size)), 2.0, counts):
+            steps = resample(part, rate, interval, counts)
+            if len(part):
+                made.setdefault(part.recording, []).append((part.time[0], part.time[-1], steps))
     assert len(made) == len(sessions)
     for session, of_it in zip(sessions, made.values(), strict=True):
         time = (np.array([row[0] for row in session]) - session[0][0]) / 1000

@@ -90,13 +90,13 @@ def rows_on_disk(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) - 1 for path in (folder / "sessions").glob("*.jsonl"))
 
 
-def all_arrive(page, folder: Path) -> None:
-    """Wait until the rows on disk are those that the browser told; once each."""
+def all_arrive(page, folder: Path, *, but: int = 0) -> None:
+    """Wait until the rows on disk are those that the browser told, but for so many; once each."""
     for _ in range(100):
-        if rows_on_disk(folder) == counted(page):
+        if rows_on_disk(folder) == counted(page) - but:
             return
         page.wait_for_timeout(100)
-    raise AssertionError(f"{rows_on_disk(folder)} rows are on disk, of {counted(page)} that the pointer made")
+    raise AssertionError(f"{rows_on_disk(folder)} rows are on disk, of {counted(page) - but} that the pointer made")
 
 
 def test_no_row_is_lost_by_reloads_killed_servers_and_a_second_tab(context, studio, tmp_path):
@@ -139,6 +139,61 @@ def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):
     playwright.expect(page.locator("#recorded")).to_contain_text("the disk does not take it: File too large")
     os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+    all_arrive(page, tmp_path / "studio")
+
+
+FILL_STORAGE = """() => {
+    for (const size of [1 << 20, 1 << 10, 50])
+        try { for (let number = 0; ; number++) localStorage[`full${size}-${number}`] = "x".repeat(size); } catch {}
+    localStorage.removeItem("full50-0"); // for the numbers of the test
+}"""
+
+
+def test_a_full_storage_of_the_browser_is_told_and_loses_nothing(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    page.evaluate(FILL_STORAGE)
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.process.wait()
+    draw_wave(page, 1)
+    playwright.expect(page.locator("#recorded")).to_contain_text(
+        "start it again, in the same folder. The browser keeps no more"
+    )
+    studio(port=client.port)
+    all_arrive(page, tmp_path / "studio")
+    playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+
+
+def test_rows_go_on_where_a_session_is_deleted(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    page.fill("#person", "\u0639\u0644\u06cc\u200c\u0631\t")  # with a joiner, which the script needs, and a tab
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    (path,) = (tmp_path / "studio" / "sessions").iterdir()
+    before = counted(page)
+    path.unlink()
+    draw_wave(page, 1)
+    all_arrive(page, tmp_path / "studio", but=before)
+    assert json.loads(path.read_text().splitlines()[0])["person"] == "\u0639\u0644\u06cc\u200c\u0631"
+
+
+def test_a_page_that_is_not_of_this_machine_records_too(context, studio, tmp_path):
+    """Over plain http a browser has no locks but for loopback."""
+    context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.process.wait()
+    draw_wave(page, 1)
+    page.wait_for_timeout(500)
+    page.close()
+    client = studio(port=client.port)
+    page = opened(context, client)  # sends what the other left
     all_arrive(page, tmp_path / "studio")
 
 

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from action_ddim.recordings.formats.studio import read_studio
+from action_ddim.recordings.trace import Counts
 from action_ddim.serving.studio.sessions import GapError, Said, Sessions
 
 NAME = "20261125-120000-0123abcd"
@@ -49,6 +51,31 @@ def test_rows_that_leave_a_gap_are_not_taken(sessions):
         sessions.append(NAME, HEADER, 5, ROWS[5:])
     assert caught.value.count == 4
     assert on_disk(sessions) == ROWS[:4]
+
+
+def test_a_session_that_was_deleted_begins_anew(sessions):
+    sessions.append(NAME, HEADER, 0, ROWS[:5])
+    assert sessions.said()
+    (sessions.folder / f"{NAME}.jsonl").unlink()
+    with pytest.raises(GapError) as caught:
+        sessions.append(NAME, HEADER, 5, ROWS[5:])
+    assert (caught.value.count, sessions.said()) == (0, [])
+    assert sessions.append(NAME, HEADER, 0, ROWS[5:]) == 7
+    assert on_disk(sessions) == ROWS[5:]
+    assert sessions.said()[0].rows == 7
+
+
+@pytest.mark.parametrize(
+    ("person", "taken"), [("\u0639\u0644\u06cc\u200c\u0631", True), ("👩\u200d💻", True), ("a\tb", False), ("\ud800", False)]
+)
+def test_names_of_every_script_are_taken(sessions, person, taken):
+    if not taken:
+        with pytest.raises(ValueError, match="person is no name"):
+            sessions.append(NAME, {**HEADER, "person": person}, 0, ROWS)
+    else:
+        sessions.append(NAME, {**HEADER, "person": person}, 0, ROWS)
+        (trace,) = read_studio(sessions.folder / f"{NAME}.jsonl", Counts())
+        assert trace.recording.user == person
 
 
 @pytest.mark.parametrize("torn", ["[96", "", '{"format": "action-ddim st'])

@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -41,6 +42,20 @@ def test_recorded_rows_become_windows_that_train(studio, tmp_path):
     assert (status, json.loads(answer)["error"]) == (422, "there is no model; start the studio with --model PIPELINE")
     status, archive = client.ask("GET", "/sessions.zip")
     assert (status, archive[:2]) == (200, b"PK")
+
+
+def test_windows_are_made_of_what_there_is(studio, tmp_path):
+    """Of one session with presses beside one without, and one whose file was damaged; that is said."""
+    client = studio("--seq_len", 50, "--rate", 100)
+    quiet = [[*row[:3], 0, 0, 1] for row in drawn_rows()]
+    for name, rows in zip("abc", (drawn_rows(), quiet, drawn_rows()), strict=True):
+        client.post("/rows", {"session": NAME.replace("abcd", f"abc{name}"), "header": HEADER, "first": 0, "rows": rows})
+    damaged = tmp_path / "studio" / "sessions" / f"{NAME.replace('abcd', 'abcc')}.jsonl"
+    damaged.write_text(damaged.read_text() + "\n")
+    made = client.post("/export")
+    assert (made["train"], made["val"]) == (4, 0)
+    assert f"{damaged}, line 402: " in made["unread"][0]
+    assert [said["rows"] for said in json.loads(client.ask("GET", "/state")[1])["sessions"]] == [400, 400, 400]
 
 
 @pytest.mark.slow
@@ -97,20 +112,28 @@ def test_who_is_not_its_page_is_refused(studio, tmp_path):
 def test_ten_thousand_malformed_messages_leave_it_alive(studio, tmp_path):
     client = studio()
     draw = np.random.default_rng(0)
-    good = {"session": NAME, "header": HEADER, "first": 0, "rows": drawn_rows(0.05), "num": 1, "points": [], "pair": "0"}
+    good = {"session": NAME, "header": HEADER, "first": 0, "rows": drawn_rows(0.05), "num": 1, "points": [[0.5, 0.5]]}
+    good |= {"pair": "0", "side": "left"}
     strange = [None, True, -1, 1e300, 10**400, "", "\ud800", [], {}, [[]], [[float("nan")] * 6], "../..", {"person": 7}]
-    paths = ("/rows", "/recorded", "/draw", "/fill", "/guess")
+    of_path = {
+        "/rows": ("session", "header", "first", "rows"),
+        "/recorded": ("num",),
+        "/draw": ("num",),
+        "/fill": ("points", "num"),
+        "/guess": ("pair", "side"),
+    }
     connection = http.client.HTTPConnection("127.0.0.1", int(client.port), timeout=60)
     headers = {"x-studio-token": client.token}
     seen = set()
     for number in range(10_000):
-        message = {**good, draw.choice([*good]): strange[draw.integers(len(strange))]}
+        path = [*of_path][number % 5]
+        message = {**good, draw.choice(of_path[path]): strange[draw.integers(len(strange))]}
         body = json.dumps(message).encode()
         cut = number % 4  # a message, half of one, noise, nesting
         body = [body, body[: draw.integers(len(body))], draw.bytes(200), b"[" * 100_000][cut if number % 100 or cut < 3 else 0]
         if cut == 0:
             body = body.replace(b'"first": 0', b'"first": 0.5')  # none of them may be taken
-        connection.request("POST", paths[number % 5], body, headers)
+        connection.request("POST", path, body, headers)
         response = connection.getresponse()
         response.read()
         seen.add(response.status)
@@ -133,11 +156,13 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
     ("words", "expected"),
     [
         (["--port", "70000"], "--port is 70000"),
-        (["--rate", "0"], "--rate is 0"),
+        (["--rate", "0"], "--rate is 0; give 0.001"),
         (["--seq_len", "0"], "--seq_len is 0"),
         (["--model", "nowhere"], "--model nowhere is not a pipeline folder"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 8765 cannot be had"),
+        (["--host", "0.0.0.0"], "--host '0.0.0.0' is no address to open"),
         (["--out", "taken"], "--out taken"),
+        (["--out", "odd"], "--out odd: its .token cannot be had (Is a directory)"),
         (["--data_dir", "nowhere"], "--data_dir nowhere"),
         (["--data_dir", "short"], "--data_dir short holds sequences of 50 steps; --seq_len takes 250"),
     ],
@@ -145,9 +170,21 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
 def test_mistakes_are_one_line(words, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").touch()
+    (tmp_path / "odd" / ".token").mkdir(parents=True)
     write_gestures(GestureConfig(num_sequences=2, sequence_length=50), tmp_path / "short")
     assert main(["studio", *words]) == 2
     one_line(capsys, expected)
+
+
+def test_mistakes_beside_a_model_are_one_line(model, data, tmp_path, capsys):
+    words = ["studio", "--out", str(tmp_path / "studio"), "--model", str(model)]
+    assert main([*words, "--num_inference_steps", "101"]) == 2
+    one_line(capsys, f"--num_inference_steps is 101; give at most 100, the timesteps of --model {model}")
+    shutil.copytree(data / "train", tmp_path / "train")
+    info = json.loads((tmp_path / "train" / "dataset.json").read_text())
+    (tmp_path / "train" / "dataset.json").write_text(json.dumps({**info, "rate_hz": -5}))
+    assert main([*words, "--data_dir", str(tmp_path / "train")]) == 2
+    one_line(capsys, "dataset.json says rate_hz -5, not a number above 0")
 
 
 def test_port_in_use_is_one_line(studio, capsys, tmp_path):

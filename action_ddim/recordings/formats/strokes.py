@@ -47,7 +47,7 @@ def read_strokes_json(path: Path, counts: Counts) -> Iterator[Trace]:
             yield trace_of_strokes(recording, [_points(stroke) for stroke in strokes], 1e3)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: it is not JSON ({error.msg})") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds no strokes of points with x, y and time: {type(error).__name__} {error}") from error
 
 
@@ -63,9 +63,11 @@ def read_futo(path: Path, counts: Counts) -> Iterator[Trace]:
             try:
                 word = json.loads(line)
                 sitting = word["session"]
+                if not isinstance(sitting, str):
+                    raise TypeError(f"session {sitting!r}")
                 recording = Recording(str(path), "touch", sitting, sitting, f"line {number}", (1.0, 1.0), strokes=True)
                 yield trace_of_strokes(recording, [_points(word["data"])], 1e3)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: {first_line(error)} is wrong; it is no swiped word") from error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
@@ -33,7 +34,8 @@ def check_header(header: Any) -> dict:
     if header.get("device") not in DEVICES:
         raise ValueError(f"device is {header.get('device')!r}; known are {', '.join(DEVICES)}")
     person = header.get("person")
-    if not isinstance(person, str) or not 0 < len(person) <= MAX_NAME or not person.isprintable():
+    # Controls, and halves of letters that no file can hold; joiners are part of some scripts, and of emoji.
+    if not isinstance(person, str) or not 0 < len(person) <= MAX_NAME or {"Cc", "Cs"} & {*map(category, person)}:
         raise ValueError(f"person is no name of 1 to {MAX_NAME} letters")
     for name in ("width", "height"):
         if not is_number(header.get(name), 1, MAX_PIXELS):
@@ -87,5 +89,5 @@ def read_studio(path: Path, counts: Counts) -> Iterator[Trace]:
 def _parsed(path: Path, number: int, line: str, check) -> Any:
     try:
         return check(json.loads(line))
-    except ValueError as error:  # of JSON too
+    except (ValueError, RecursionError) as error:  # of JSON too
         raise UserError(f"{path}, line {number}: {first_line(error)}; it is no session of the studio") from error

@@ -35,16 +35,20 @@ def read_csv(path: Path, numbers: list[str], words: list[str], counts: Counts, d
         return "skip"
 
     types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(words, pa.string())
+    # `time, x, y` has a space before x.
+    spelled = {name.strip(): name for name in _header(path, delimiter)}
+    columns = {spelled.get(name, name): kind for name, kind in types.items()}
     try:
         # Rows have numbers, for messages, where one thread parses.
-        yield from csv.open_csv(
+        for batch in csv.open_csv(
             path,
             csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             csv.ParseOptions(delimiter=delimiter, invalid_row_handler=drop),
-            csv.ConvertOptions(column_types=types, include_columns=[*types]),
-        )
+            csv.ConvertOptions(column_types=columns, include_columns=[*columns]),
+        ):
+            yield batch.rename_columns([*types])
     except pa.ArrowKeyError as error:
-        raise _missing(path, _header(path, delimiter), [*types]) from error
+        raise _missing(path, [*spelled], [*types]) from error
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
@@ -70,8 +74,8 @@ def read_parquet(path: Path, numbers: list[str], words: list[str]) -> Iterator["
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return [name.strip().strip('"') for name in file.readline().split(delimiter)]
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return [name.strip('"') for name in file.readline().rstrip("\r\n").split(delimiter)]
 
 
 def _missing(path: Path, there: list[str], wanted: list[str]) -> UserError:

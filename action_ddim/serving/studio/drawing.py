@@ -26,14 +26,19 @@ class Artist:
         num_inference_steps: DDIM steps of each drawing.
 
     Raises:
-        UserError: there is no such folder, or its settings cannot be read.
+        UserError: there is no such folder, its settings cannot be read, or it has fewer timesteps than that.
     """
 
     def __init__(self, model: str, device: str = "auto", num_inference_steps: int = 50):
         folder = find_pipeline(model)
         self.name, self.num_inference_steps = model, num_inference_steps
         self.rate_hz = read_card(folder).rate_hz
-        self.seq_len = int(model_settings(model, "--model")["seq_len"])
+        settings = model_settings(model, "--model")
+        self.seq_len, most = int(settings["seq_len"]), int(settings["num_train_timesteps"])
+        if num_inference_steps > most:
+            raise UserError(
+                f"--num_inference_steps is {num_inference_steps}; give at most {most}, the timesteps of --model {model}"
+            )
         self._fault: str | None = None
         self._turn = threading.Lock()
         self._loading = threading.Thread(target=self._load, args=(model, device), daemon=True)
@@ -42,9 +47,6 @@ class Artist:
     def _load(self, model: str, device: str) -> None:
         try:
             self._pipeline = load_pipeline(model, device)
-            most = self._pipeline.scheduler.config.num_train_timesteps
-            if self.num_inference_steps > most:
-                raise UserError(f"--num_inference_steps is {self.num_inference_steps}; the model has {most} timesteps")
         except UserError as error:
             self._fault = str(error)
 

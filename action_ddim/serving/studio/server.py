@@ -24,7 +24,8 @@ from action_ddim.serving.studio.sessions import GapError
 from action_ddim.serving.studio.studio import Studio
 
 TYPES = {"studio.html": "text/html", "studio.js": "text/javascript", "studio.css": "text/css"}
-LOOPBACK = "127.0.0.1"
+LOOPBACK, HTTP_PORT = "127.0.0.1", 80
+WILDCARDS = ("", "0.0.0.0", "::")
 TOKEN_LENGTH = 32
 TOKEN_FILE = ".token"  # beside the recordings: a page that is open goes on when the studio is started again
 
@@ -93,9 +94,15 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
     """Serve the studio until it is interrupted; `announce` hears the address to open.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the address cannot be listened on, or the folder's token can neither be read nor written.
     """
-    token = _token(studio.folder / TOKEN_FILE)
+    try:
+        token = _token(studio.folder / TOKEN_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"--out {studio.folder}: its {TOKEN_FILE} cannot be had ({reason}); remove it") from error
+    if host in WILDCARDS:
+        raise UserError(f"--host {host!r} is no address to open; name one of this machine, as others call it")
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -103,9 +110,11 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
     # Taken up again by its number, it knows its protocol, without which asyncio leaves Nagle's algorithm on: 40 ms an answer.
     with socket.socket(fileno=listening.detach()) as listening:
         port = listening.getsockname()[1]
-        names = {f"[{host}]" if ":" in host else host} | ({"localhost"} if host == LOOPBACK else set())
-        app = application(studio, [f"{name}:{port}" for name in names], token)
-        announce(f"http://{host}:{port}/?token={token}")
+        name = f"[{host}]" if ":" in host else host.lower()
+        names = {name} | ({"localhost"} if host == LOOPBACK else set())
+        hosts = {f"{name}:{port}" for name in names} | (names if port == HTTP_PORT else set())  # which browsers leave out
+        app = application(studio, hosts, token)
+        announce(f"http://{name}:{port}/?token={token}")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False))
         server.run(sockets=[listening])
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +69,9 @@ class Sessions:
         lines = [json.dumps(check_row(row), allow_nan=False) + "\n" for row in rows]
         path = self.folder / f"{name}{SUFFIX}"
         with self._lock:
-            if name not in self._counts:
+            if name not in self._counts or not path.exists():  # it may be deleted at any time
                 self._counts[name] = self._begun(path)
+                self._tallies.pop(name, None)
             there = self._counts[name]
             if first > max(there, 0):
                 raise GapError(max(there, 0))
@@ -130,7 +132,8 @@ class _Tally:
         self._first = self._last = 0.0  # ms
 
     def said(self) -> Said:
-        with open(self.path, "rb") as file:
+        """Return what there is, up to a row that is none: what is wrong with that, the import says."""
+        with open(self.path, "rb") as file, suppress(ValueError, TypeError):
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

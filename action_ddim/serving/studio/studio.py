@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 from action_ddim.errors import UserError
 from action_ddim.recordings.convert import ImportConfig, import_recordings
 from action_ddim.recordings.formats.studio import is_number
+from action_ddim.recordings.split import OneGroupError
 from action_ddim.serving.studio.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -62,16 +64,12 @@ class Studio:
         sources = tuple(sizes)
         if not sources:
             raise UserError("nothing is recorded yet")
-        config = ImportConfig(
-            sources,
-            format="studio",
-            rate=self.rate,
-            seq_len=self.seq_len,
-            windows="press",
-            split_by="session",
-            val_fraction=HELD_OUT if len(sources) > 1 else 0.0,
-        )
-        summary = import_recordings(config, self.folder / "windows", overwrite=True)
+        form = {"format": "studio", "rate": self.rate, "seq_len": self.seq_len}
+        config = ImportConfig(sources, **form, windows="press", split_by="session", val_fraction=HELD_OUT)
+        try:
+            summary = import_recordings(config, self.folder / "windows", overwrite=True)
+        except OneGroupError:
+            summary = import_recordings(replace(config, val_fraction=0.0), self.folder / "windows", overwrite=True)
         self._exported = sizes
         counts = summary.counts
         return {
@@ -79,6 +77,7 @@ class Studio:
             "val": summary.count("val"),
             "rows": counts.rows,
             "dropped": dict(counts.dropped),
+            "unread": summary.unread,
             "folder": str((self.folder / "windows").resolve()),
         }
 
@@ -139,7 +138,7 @@ class Studio:
         """Say whether the side that was guessed is the real one; a pair can be guessed once."""
         if asked.get("side") not in ("left", "right"):
             raise ValueError("side is not left or right")
-        if asked.get("pair") not in self._pairs:
+        if not isinstance(asked.get("pair"), str) or asked["pair"] not in self._pairs:
             raise ValueError("pair is none that waits for a guess")
         real = "left" if self._pairs.pop(asked["pair"]) else "right"
         return {"real": real, "right": asked["side"] == real}

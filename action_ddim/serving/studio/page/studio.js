@@ -150,8 +150,9 @@ class Session {
     const now = new Date().toISOString();
     const random = crypto.getRandomValues(new Uint32Array(1))[0].toString(16).padStart(8, "0");
     const name = `${now.slice(0, 10).replaceAll("-", "")}-${now.slice(11, 19).replaceAll(":", "")}-${random}`;
-    const session = new Session(name, { person: byId("person").value.trim() || "me", device, width, height });
-    navigator.locks.request(session.key, () => new Promise(() => {})); // held as long as the page lives: nobody else sends it
+    const person = byId("person").value.replace(/[\p{Cc}\p{Cs}]/gu, "").trim() || "me"; // no tab, no half of a letter
+    const session = new Session(name, { person, device, width, height });
+    navigator.locks?.request(session.key, () => new Promise(() => {})); // held as long as the page lives: nobody else sends it
     return session;
   }
 
@@ -168,10 +169,16 @@ class Session {
     this.kept = false;
   }
 
+  // Say whether all is kept: the browser's storage may be full, and rows are sent all the same.
   keep() {
-    if (!this.rows.length) localStorage.removeItem(this.key);
-    else if (!this.kept) localStorage.setItem(this.key, JSON.stringify({ header: this.header, first: this.first, rows: this.rows }));
-    this.kept = true;
+    try {
+      if (!this.rows.length) localStorage.removeItem(this.key);
+      else if (!this.kept) localStorage.setItem(this.key, JSON.stringify({ header: this.header, first: this.first, rows: this.rows }));
+      this.kept = true;
+    } catch {
+      this.kept = false;
+    }
+    return this.kept;
   }
 
   // Send what is not on disk, until all is.
@@ -267,15 +274,16 @@ class Recorder {
   async flush() {
     const sessions = this.sessions;
     if (sessions.every(session => !session.rows.length && session.kept)) return;
+    const full = sessions.filter(session => !session.keep()).length > 0;
     try {
-      sessions.forEach(session => session.keep());
       await Promise.all(sessions.map(session => session.send()));
       say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
       this.ended = this.ended.filter(session => session.rows.length);
       showSessions();
     } catch (error) {
       const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
-      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${error.message}.`, true);
+      const warning = full ? " The browser keeps no more for it: do not close this page" : "";
+      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${error.message}.${warning}`, true);
     }
   }
 
@@ -290,15 +298,19 @@ class Recorder {
 
   // Send what pages left behind that were closed while the studio did not answer.
   async recover() {
-    const prefix = Session.key("");
-    for (const key of Object.keys(localStorage).filter(key => key.startsWith(prefix))) {
-      await navigator.locks.request(key, { ifAvailable: true }, async lock => {
+    const prefix = Session.key(""), own = this.sessions.map(session => session.key);
+    // Over plain http from another machine a browser has no locks; what two pages send is written once.
+    const alone = (key, doIt) => (navigator.locks ? navigator.locks.request(key, { ifAvailable: true }, doIt) : doIt(true));
+    for (const key of Object.keys(localStorage).filter(key => key.startsWith(prefix) && !own.includes(key))) {
+      await alone(key, async lock => {
         const left = lock && localStorage.getItem(key);
         if (!left) return;
         const { header, first, rows } = JSON.parse(left);
         await new Session(key.slice(prefix.length), header, first, rows).send();
         await showSessions();
-      }).catch(() => {}); // the next round tries again
+      }).catch(error => { // the next round tries again
+        if (error.status === 400) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
+      });
     }
   }
 }
@@ -332,10 +344,10 @@ byId("export").addEventListener("click", event => work(event.target, "recorded",
   await recorder.flush();
   const made = await ask("export");
   const dropped = Object.entries(made.dropped).map(([reason, count]) => `${count} ${reason}`).join(", ") || "none";
-  say("recorded", "");
   byId("exported").hidden = false;
   byId("exported").firstElementChild.textContent =
     `${made.train} windows to train on and ${made.val} held out, of ${made.rows} rows (dropped: ${dropped}), are in ${made.folder}.`;
+  say("recorded", made.unread.map(fault => `Left out: ${fault}.`).join(" "), made.unread.length > 0);
   const folder = name => (/^[\w/.:-]*$/.test(made.folder) ? `${made.folder}/${name}` : `"${made.folder}/${name}"`);
   byId("exported").lastElementChild.textContent =
     `action-ddim inspect ${folder("train")}\n` +
@@ -401,6 +413,7 @@ function changePoints(points) {
 }
 
 byId("points").addEventListener("pointerdown", event => {
+  if (event.button) return;
   const box = event.target.getBoundingClientRect();
   filling.cross = null;
   changePoints([...filling.points, [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height]]);
@@ -427,8 +440,10 @@ byId("ways").addEventListener("click", event => work(event.target, "filled", "Dr
   progress.hidden = false;
   try {
     const message = { points: filling.points, drag: byId("drag").checked, num: WAYS };
-    filling.ways = await askForMany("fill", message, done => { progress.value = done; });
-    say("filled", `${filling.ways.length} ways through ${filling.points.length} points.`);
+    const ways = await askForMany("fill", message, done => { progress.value = done; });
+    if (filling.points !== message.points) return; // which were changed meanwhile: these ways go through others
+    filling.ways = ways;
+    say("filled", `${ways.length} ways through ${message.points.length} points.`);
     drawFilling();
   } finally {
     progress.hidden = true;
