@@ -64,8 +64,15 @@ class Studio:
         sources = tuple(sizes)
         if not sources:
             raise UserError("nothing is recorded yet")
-        form = {"format": "studio", "rate": self.rate, "seq_len": self.seq_len}
-        config = ImportConfig(sources, **form, windows="press", split_by="session", val_fraction=HELD_OUT)
+        config = ImportConfig(
+            sources,
+            format="studio",
+            rate=self.rate,
+            seq_len=self.seq_len,
+            windows="press",
+            split_by="session",
+            val_fraction=HELD_OUT,
+        )
         try:
             summary = import_recordings(config, self.folder / "windows", overwrite=True)
         except OneGroupError:
