@@ -68,6 +68,7 @@ def _add_code(pipeline: DiffusionPipeline, folder: Path) -> None:
         shutil.copy(source.with_name(f"{name}.py"), folder)
     index["_class_name"] = [source.stem, type(pipeline).__name__]
     for name, component in pipeline.components.items():
+        component = getattr(component, "_orig_mod", component)  # of one that torch.compile wrapped
         if not type(component).__module__.startswith("diffusers."):
             source = Path(inspect.getfile(type(component)))
             shutil.copy(source, folder / name)

@@ -32,7 +32,8 @@ def guide(
 
     Args:
         denoise: Maps a sample to a tuple of the network's output, and what else the network says.
-        cost: Maps clean actions `(N, L, 3)`, x, y and press in [0, 1], to a number a sequence, `(N,)`.
+        cost: Maps clean actions `(N, L, 3)`, x, y and press in [0, 1] or, as a network predicts them, a little outside it, to a
+            number a sequence, `(N,)`.
         scale: Weight of the cost.
         alpha_bar: Of the timestep.
         prediction_type: What the network's output is.

@@ -81,7 +81,7 @@ def check_known(known, mask) -> Known:
     if mask.dtype != torch.bool:
         raise ValueError(f"mask holds {mask.dtype}, not booleans")
     try:
-        mask = mask.expand_as(known)
+        mask = mask.to(known.device).expand_as(known)
     except RuntimeError:
         raise ValueError(f"mask has the shape {tuple(mask.shape)}, which does not fit known, {tuple(known.shape)}") from None
     if not mask.any():

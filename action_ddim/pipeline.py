@@ -21,6 +21,7 @@ from .prediction import output_for, predict_clean
 from .rests import decode_rests
 
 OUTPUT_TYPES = ("np", "pt")
+MAX_OUTSIDE = 1.0  # screens; what noise or a sensor takes outside is not that far away
 MAX_RESIDUAL = 0.05  # of an inversion; a solved step leaves 1e-6, or half precision a hundredth
 Values = np.ndarray | torch.Tensor
 Generators = torch.Generator | list[torch.Generator] | None
@@ -68,7 +69,8 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
             mask: Boolean, of the shape of `known` or `(L, 3)`: entries that come back as they are, bit for bit; the rest is
                 generated to fit them (see `inpainting.Known.complete`), with an eta of 1 more closely where much is known.
                 `action_ddim.build_mask` makes masks from words.
-            cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1], to a number a sequence that is to be small.
+            cost: Maps clean actions, a tensor `(N, L, 3)` in [0, 1] or, as the network predicts them, a little outside it, to a
+                number a sequence that is to be small.
             guidance_scale: Weight of the cost (see `guidance.guide`); 0 is plain DDIM.
             output_type: `"np"` for an array with a press of 0 or 1, `"pt"` for a tensor with a soft press; the rests
                 of both are exact, where the denoiser has a rest head.
@@ -125,7 +127,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         given, cost = self._known(known, mask), cost if guidance_scale else None
         if given is not None and len(given.actions) not in (1, len(actions)):
             raise ValueError(f"{len(given.actions)} known actions were given for {len(actions)} sequences")
-        sample = to_model_space(self._to_device(actions, "actions"))
+        sample = to_model_space(self._recorded(actions))
         scheduler = self._scheduler_below(strength, num_inference_steps)
         noise = self._draw_noise(tuple(sample.shape), generator)
         noisy = scheduler.add_noise(sample, noise, scheduler.timesteps[:1].expand(len(sample)))
@@ -157,7 +159,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         Raises:
             ValueError: an argument is out of its range, or the actions do not fit.
         """
-        recording = self._to_device(actions, "actions", torch.promote_types(self.denoiser.dtype, torch.float32)).cpu()
+        recording = self._recorded(actions, torch.promote_types(self.denoiser.dtype, torch.float32)).cpu()
         if noise_std is None:
             noise_std = estimate_noise(recording)
         if not 0 <= noise_std < math.inf:
@@ -211,7 +213,7 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if not isinstance(self.scheduler, DDIMScheduler):
             raise ValueError(f"inversion needs a DDIM scheduler, not {type(self.scheduler).__name__}")
         exact = torch.promote_types(self.denoiser.dtype, torch.float32)
-        clean = to_model_space(self._to_device(actions, "actions", exact))
+        clean = to_model_space(self._recorded(actions, exact))
         noise = self._draw_noise(tuple(clean.shape), generator) if noise is None else self._to_device(noise, "noise")
         if len(noise) not in (1, len(clean)):
             raise ValueError(f"noise was given for {len(noise)} of {len(clean)} sequences")
@@ -372,6 +374,16 @@ class ActionDDIMPipeline(SelfContainedMixin, DiffusionPipeline):
         if not torch.isfinite(values).all():
             raise ValueError(f"{name} hold NaN or infinity")
         return values.to(device=self._execution_device, dtype=dtype or self.denoiser.dtype)
+
+    def _recorded(self, actions: Values, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Check actions that somebody recorded, and bring them to the denoiser's device."""
+        recorded = self._to_device(actions, "actions", dtype)
+        if (abs(recorded - 0.5) > 0.5 + MAX_OUTSIDE).any():
+            least, most = recorded.min(), recorded.max()
+            raise ValueError(
+                f"actions go from {least:g} to {most:g}; give x and y in shares of the screen, 0 to 1, not in pixels"
+            )
+        return recorded
 
     def _known(self, known: Values | None, mask: Values | None) -> Known | None:
         """Check what is known, and bring it to the denoiser's device; None where nothing is."""

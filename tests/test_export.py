@@ -113,6 +113,14 @@ def test_exported_folder_holds_the_code_beside_the_weights(pipeline, tmp_path):
     assert index["scheduler"] == ["scheduler", "ExactDDIMScheduler"]
 
 
+def test_compiled_denoiser_is_exported_as_what_it_is(pipeline, tmp_path):
+    compiled = ActionDDIMPipeline(torch.compile(pipeline.denoiser), pipeline.scheduler)
+    compiled.export(tmp_path / "compiled")
+    pipeline.export(tmp_path / "plain")
+    for part in sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*") if path.is_file()):
+        assert (tmp_path / "compiled" / part).read_bytes() == (tmp_path / "plain" / part).read_bytes(), part
+
+
 def test_stock_scheduler_needs_no_code(pipeline, tmp_path):
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.export(tmp_path / "exported")

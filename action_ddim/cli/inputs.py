@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from action_ddim import __version__
-from action_ddim.actions import NUM_CHANNELS, find_invalid
+from action_ddim.actions import NUM_CHANNELS, PRESS, find_invalid
 from action_ddim.cli.outputs import check_output
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
@@ -85,26 +85,30 @@ def open_data(folder: str, model: str, seq_len: int) -> "ActionDataset":
     return data
 
 
-def check_actions(path: Path, actions: np.ndarray, batch_size: int, flag: str = "--input") -> None:
-    """Hold every row of a file against the contract of `actions.py`."""
+def check_actions(path: Path, actions: np.ndarray, batch_size: int, flag: str = "--input", margin: float = 0.0) -> None:
+    """Hold every row of a file against the contract of `actions.py`; places may lie outside the screen by the margin."""
     if not len(actions):
-        raise UserError(f"{flag} {path} holds no sequences")
+        raise UserError(f"{flag} {path} holds no sequences; name a file that does")
     for first in range(0, len(actions), batch_size):
-        invalid = find_invalid(np.asarray(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS))
+        rows = np.array(actions[first : first + batch_size]).reshape(-1, NUM_CHANNELS)
+        near = abs(rows[:, :PRESS] - 0.5) <= 0.5 + margin
+        rows[:, :PRESS] = np.where(near, rows[:, :PRESS].clip(0, 1), rows[:, :PRESS])
+        invalid = find_invalid(rows)
         if invalid is not None:
             row, fault = invalid
             raise UserError(f"{flag} {path}, row {first * actions.shape[1] + row}: {fault}; mend the file")
 
 
-def model_parser(prog: str | None, description: str | None, *, batch_size: int) -> argparse.ArgumentParser:
-    """Make a parser with the flags that all verbs of a model take."""
+def model_parser(prog: str | None, description: str | None, *, batch_size: int | None = None) -> argparse.ArgumentParser:
+    """Make a parser with the flags that all verbs of a model take; without a size of batches there is no flag for it."""
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
     add = parser.add_argument
     add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
     add("--device", choices=DEVICES, default="auto", help="auto takes a CUDA GPU where there is one, else the CPU")
-    add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
+    if batch_size:
+        add("--batch_size", type=int, default=batch_size, help="sequences at once; it does not change the actions")
     add("--overwrite", action="store_true", help="replace files that exist")
     return parser
 

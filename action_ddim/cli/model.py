@@ -4,6 +4,7 @@ Each takes the arguments after it, does its work, and raises a UserError for a m
 """
 
 import argparse
+import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from action_ddim.pipeline import ActionDDIMPipeline
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+NOISE_MARGIN = 0.1  # of the screen, by which noise may take places outside it
 MOST_DRAWS = 100  # for each sequence of a type that is asked for
 
 # torch, diffusers and matplotlib take seconds to import: --help and mistakes in the flags do not wait for them.
@@ -67,6 +69,11 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     check_eval_packages()
     pipeline = load_pipeline(args.model, args.device, compiled=args.compile)
     check_steps(args, pipeline, "recon_steps", "num_inference_steps")
+    from diffusers import DDIMScheduler
+
+    if not isinstance(pipeline.scheduler, DDIMScheduler):
+        solver = type(pipeline.scheduler).__name__
+        raise UserError(f"--model {args.model} has a {solver}, which cannot be inverted; save it with an ExactDDIMScheduler")
     data = open_data(args.data_dir, args.model, pipeline.denoiser.config.seq_len)
     settings = AssessmentSettings(
         num_sequences=args.num,
@@ -119,6 +126,9 @@ def sample(argv: list[str], prog: str | None) -> None:
     check_outputs(args)
     pipeline = load_pipeline(args.model, args.device, compiled=args.compile)
     check_steps(args, pipeline, "num_inference_steps")
+    if args.eta and "eta" not in inspect.signature(pipeline.scheduler.step).parameters:
+        solver = type(pipeline.scheduler).__name__
+        raise UserError(f"--eta is {args.eta:g}, and --model {args.model} has a {solver}; leave it out")
     from action_ddim.evaluation import plots
     from action_ddim.evaluation.evaluate import NUM_SHEET, draw_samples
 
@@ -179,7 +189,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     recording = open_action_file(args.input, seq_len, remedy=f"--model {args.model} takes {seq_len}: cut it so")
     with recording.open() as file:
         actions = recording.read(file, 0, recording.num_sequences)
-    check_actions(args.input, actions, args.batch_size)
+    check_actions(args.input, actions, args.batch_size, margin=0.0 if args.noise_std is None else NOISE_MARGIN)
     settings = inference.ReconstructionSettings(args.seed, args.strength, args.num_inference_steps)
     shape = np.load(args.input, mmap_mode="r", allow_pickle=False).shape
     if args.noise_std is None:

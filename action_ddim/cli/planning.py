@@ -11,6 +11,7 @@ from action_ddim.cli.inputs import add_output, check_at_least, check_outputs, ch
 from action_ddim.cli.outputs import write_actions, write_plot
 from action_ddim.errors import UserError
 from action_ddim.pretrained import load_pipeline
+from action_ddim.recordings.convert import MAX_RATE
 
 GESTURES = ("click", "double_click", "swipe", "drag")
 # What each cost is made of, as `planning.costs` has it, which takes a second to import.
@@ -43,16 +44,15 @@ def gesture(argv: list[str], prog: str | None) -> None:
     count = len(args.points)
     if args.word in ("swipe", "drag") and (count < 2 or (args.word == "swipe" and count > 2)):
         raise UserError(f"--points are {count}; {args.word} takes {'two' if args.word == 'swipe' else 'two or more'}")
-    if not 0 < args.rate < np.inf:
-        raise UserError(f"--rate is {args.rate:g}; give the steps a second, such as 125")
+    if not 0 < args.rate <= MAX_RATE:
+        raise UserError(f"--rate is {args.rate:g}; give the steps a second, such as 125, up to {MAX_RATE:g}")
     if args.duration_ms is not None and not 0 < args.duration_ms < np.inf:
         raise UserError(f"--duration_ms is {args.duration_ms:g}; give a time above 0")
     check_outputs(args)
     pipeline = load_pipeline(args.model, args.device)
     check_steps(args, pipeline, "num_inference_steps")
-    import torch
-
     from action_ddim.planning import gestures
+    from action_ddim.randomness import Stream, seeded_generator
 
     words = {name: getattr(args, name) for name in ("duration_ms", "onset_ms", "start") if getattr(args, name) is not None}
     places = np.array(args.points, np.float32)
@@ -63,19 +63,19 @@ def gesture(argv: list[str], prog: str | None) -> None:
         asked = word(places, pipeline.denoiser.config.seq_len, args.rate, **words)
     except ValueError as error:
         raise UserError(f"{args.word}: {error}") from error
-    generator = torch.Generator().manual_seed(args.seed)
-    actions = np.concatenate(
-        [
-            gestures.perform(pipeline, asked.rows(first, first + args.batch_size), args.num_inference_steps, generator)
-            for first in range(0, len(places), args.batch_size)
-        ]
+    generators = [seeded_generator(Stream.SAMPLES, args.seed, index) for index in range(len(places))]
+    batches = [slice(first, first + args.batch_size) for first in range(0, len(places), args.batch_size)]
+    performed = (
+        gestures.perform(pipeline, asked.rows(batch.start, batch.stop), args.num_inference_steps, generators[batch])
+        for batch in batches
     )
+    actions = np.concatenate([*performed])
     _write(args, actions, f"{len(actions)} of {args.word}")
 
 
 def plan(argv: list[str], prog: str | None) -> None:
     """Plan actions that make a cost small."""
-    parser = model_parser(prog, plan.__doc__, batch_size=256)
+    parser = model_parser(prog, plan.__doc__)
     add = parser.add_argument
     takes = "; ".join(f"{name} takes {', '.join(f'--{word}' for word in words)}" for name, words in PARAMETERS.items())
     add("--cost", choices=PARAMETERS, required=True, default=argparse.SUPPRESS, help=takes)
@@ -99,6 +99,10 @@ def plan(argv: list[str], prog: str | None) -> None:
     check_at_least(args, 0, "search_rounds", "refine_steps")
     if args.refine_steps > 20:
         raise UserError(f"--refine_steps is {args.refine_steps}; give at most 20")
+    if not 0 <= args.guidance_scale < np.inf:
+        raise UserError(f"--guidance_scale is {args.guidance_scale:g}; give a number from 0 up")
+    if args.radius is not None and not 0 < args.radius < np.inf:
+        raise UserError(f"--radius is {args.radius:g}; give shares of the screen, above 0")
     if args.cost == "timing" and (args.guidance_scale or args.refine_steps):
         raise UserError("--cost timing has no gradient; leave --guidance_scale and --refine_steps out, or add --search_rounds")
     values = _parameters(args)
@@ -111,17 +115,14 @@ def plan(argv: list[str], prog: str | None) -> None:
     from action_ddim.planning import costs, planner
 
     cost: Any = costs.COSTS[args.cost](**values)
-    planned = planner.plan(
-        pipeline,
-        cost,
-        num_candidates=args.num_candidates,
-        num_inference_steps=args.num_inference_steps,
-        guidance_scale=args.guidance_scale,
-        inpaint=not args.no_inpaint,
-        search_rounds=args.search_rounds,
-        refine_steps=args.refine_steps,
-        generator=torch.Generator().manual_seed(args.seed),
-    )
+    effort = ("num_candidates", "num_inference_steps", "guidance_scale", "search_rounds", "refine_steps")
+    words = {name: getattr(args, name) for name in effort}
+    try:
+        planned = planner.plan(
+            pipeline, cost, inpaint=not args.no_inpaint, generator=torch.Generator().manual_seed(args.seed), **words
+        )
+    except ValueError as error:
+        raise UserError(f"plan: {error}") from error
     done = "done" if bool(cost.success(torch.as_tensor(planned.actions)).all()) else "not done within the tolerance"
     print(
         f"cost {planned.costs[0]:.2g}, {done}; {planned.cost_evaluations} evaluations of the cost,"

@@ -6,6 +6,7 @@ fills in (see `inpainting`). Each word gives what is known of N actions of L ste
 `pipeline(known=..., mask=...)`; `perform` does both.
 """
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,9 +39,9 @@ def perform(
     pipeline: "ActionDDIMPipeline",
     gestures: Gestures,
     num_inference_steps: int = 10,
-    generator: "torch.Generator | None" = None,
+    generator: "torch.Generator | list[torch.Generator] | None" = None,
 ) -> np.ndarray:
-    """Draw the actions `(N, L, 3)`, in which everything that is known is so to the last bit."""
+    """Draw the actions `(N, L, 3)`, in which everything that is known is so to the last bit; a list is of a generator each."""
     known, mask = gestures
     return pipeline(len(known), num_inference_steps, generator=generator, known=known, mask=mask, return_dict=False)[0]
 
@@ -101,7 +102,7 @@ def drag(
     """
     points = np.asarray(points, np.float32)
     places = _places(points, points.shape[-2])
-    return strokes(places, _spans(seq_len, rate, [duration_ms], [], onset_ms), seq_len, start=start)
+    return strokes(places, _spans(seq_len, rate, [duration_ms], [], onset_ms), seq_len, start=start, whole=True)
 
 
 def _places(values, count: int) -> np.ndarray:
@@ -118,6 +119,8 @@ def _spans(seq_len: int, rate: float, durations_ms: list[float], pauses_ms: list
     """Return the first and the last pressed step of each press, `(1, S, 2)`."""
     lengths = [max(1, round(duration * rate / 1000)) for duration in durations_ms]
     pauses = [max(1, round(pause * rate / 1000)) for pause in pauses_ms]
+    if onset_ms is not None and not 0 <= onset_ms < math.inf:
+        raise ValueError(f"onset_ms is {onset_ms:g}; give milliseconds, 0 or more")
     whole = sum(lengths) + sum(pauses)
     first = (seq_len - whole) // 2 if onset_ms is None else round(onset_ms * rate / 1000)
     if not 0 <= first <= seq_len - whole:
@@ -130,7 +133,9 @@ def _spans(seq_len: int, rate: float, durations_ms: list[float], pauses_ms: list
     return np.array(spans)[None]
 
 
-def strokes(places: np.ndarray, spans: np.ndarray, seq_len: int, *, still: bool = False, start=None) -> Gestures:
+def strokes(
+    places: np.ndarray, spans: np.ndarray, seq_len: int, *, still: bool = False, start=None, whole: bool = False
+) -> Gestures:
     """Return what is known of N actions that press in each of S spans of steps.
 
     Args:
@@ -138,6 +143,10 @@ def strokes(places: np.ndarray, spans: np.ndarray, seq_len: int, *, still: bool 
         spans: First and last step of each press, `(N, S, 2)`, or `(1, S, 2)` for all alike.
         still: Whether all steps from the first to the last are at the first of the places.
         start: As in `click`.
+        whole: Whether every place must have a step of its own; otherwise, of those that fall on one, the last counts.
+
+    Raises:
+        ValueError: that cannot be, or the gesture begins where `start` says that the pointer is.
     """
     step, rows = np.arange(seq_len), np.arange(len(places))[:, None]
     known = np.zeros((len(places), seq_len, NUM_CHANNELS), np.float32)
@@ -155,7 +164,9 @@ def strokes(places: np.ndarray, spans: np.ndarray, seq_len: int, *, still: bool 
         share[:, -1] = 1
         tau = np.linspace(0, 1, 1001)
         at = first + np.rint(np.interp(share, minimum_jerk_progress(tau), tau) * (last - first)).astype(int)
-        # Of places that fall on one step, the last counts: the stroke ends where it should.
+        if whole and ((np.diff(at) == 0) & (np.diff(places, axis=1) != 0).any(axis=-1)).any():
+            steps = int((last - first).max()) + 1
+            raise ValueError(f"{places.shape[1]} places do not fit into a stroke of {steps} steps; give it more time")
         known[rows, at, :PRESS] = places
         mask[rows, at, :PRESS] = True
     if start is not None:

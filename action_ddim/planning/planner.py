@@ -5,6 +5,7 @@ of the cost (`guidance`), or both; the best are noised part of the way and denoi
 algorithm 1, where the denoiser is the mutation), which needs no gradient; the best of all by the cost itself is the plan.
 """
 
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +48,10 @@ class ActionPlan:
 
 @dataclass
 class CountedCost:
-    """A cost of N = T * K actions `(N, L, 3)`, the candidates of a task together, that counts what it is asked for."""
+    """A cost of N = T * K actions `(N, L, 3)`, the candidates of a task together, that counts what it is asked for.
+
+    The cost sees them on the CPU, where its parameters are, whatever the device of the model.
+    """
 
     cost: Value
     num_tasks: int
@@ -58,13 +62,19 @@ class CountedCost:
         count = len(actions) // self.num_tasks
         self.evaluations += count
         self.gradients += count * actions.requires_grad
-        return self.cost(actions if self.num_tasks == 1 else actions.unflatten(0, (self.num_tasks, count))).flatten()
+        on_cpu = actions.cpu()
+        costs = self.cost(on_cpu if self.num_tasks == 1 else on_cpu.unflatten(0, (self.num_tasks, count)))
+        if not isinstance(costs, torch.Tensor) or costs.numel() != len(actions):
+            found = f"the shape {tuple(costs.shape)}" if isinstance(costs, torch.Tensor) else f"a {type(costs).__name__}"
+            raise ValueError(f"the cost returns {found}, not a tensor with a number for each of {len(actions)} actions")
+        return costs.flatten().to(actions.device)
 
     @torch.no_grad()
     def of(self, actions: np.ndarray) -> np.ndarray:
         """Return the costs `(T, K)` of actions with a press of 0 or 1; what is no number is as bad as can be."""
-        costs = self(torch.as_tensor(actions)).double().numpy().reshape(self.num_tasks, -1)
-        return np.nan_to_num(costs, nan=np.inf)
+        costs = self(torch.as_tensor(actions)).double().numpy()
+        costs[np.isnan(costs) | ~np.isfinite(actions).all(axis=(1, 2))] = np.inf
+        return costs.reshape(self.num_tasks, -1)
 
 
 def plan(
@@ -95,7 +105,7 @@ def plan(
         guidance_scale: Weight of the cost's gradient in each step, about one over the cost that is tolerable; 0 asks for
             no gradient.
         inpaint: Whether what the task fixes is known beforehand, where the cost can say it (`Task.gestures`).
-        known, mask: What is known besides, or in its place, `(L, 3)` or `(T, L, 3)`.
+        known, mask: What is known besides, `(L, 3)` or `(T, L, 3)`, and in the place of what the task fixes where both do.
         search_rounds: How often the best are noised and denoised again.
         search_strength: How far, a share of the schedule.
         refine_steps: Steps of L-BFGS on the places of the best, which stay known or at rest where they were; at most 20.
@@ -104,8 +114,9 @@ def plan(
         generator: Makes the plan repeatable.
 
     Raises:
-        ValueError: an argument is out of its range or does not fit.
+        ValueError: an argument is out of its range or does not fit, or the guidance is so strong that no action is finite.
     """
+    _check(guidance_scale=(guidance_scale, 0, sys.float_info.max))
     _check(num_tasks=(num_tasks, 1), num_candidates=(num_candidates, 1), search_rounds=(search_rounds, 0))
     _check(refine_steps=(refine_steps, 0, MOST_REFINE_STEPS))
     started = time.perf_counter()
@@ -119,6 +130,7 @@ def plan(
     for _ in range(search_rounds):
         drafts = drafting.searched(drafts)
     drafts = drafts.best(num_candidates)
+    drafting.check_finite(drafts)
     candidates = drafts.actions.reshape(num_tasks, num_candidates, *drafts.actions.shape[1:])
     actions, costs = candidates[:, 0], drafts.costs[:, 0]
     if refine_steps:
@@ -127,10 +139,10 @@ def plan(
     return ActionPlan(actions, costs, candidates, drafts.costs, *spent)
 
 
-def _check(**values: tuple[int, ...]) -> None:
+def _check(**values: tuple[float, ...]) -> None:
     """Hold each value against its least, and its most if there is one."""
     for name, (value, least, *most) in values.items():
-        if value < least:
+        if not value >= least:  # nor is NaN
             raise ValueError(f"{name} is {value}; give at least {least}")
         if most and value > most[0]:
             raise ValueError(f"{name} is {value}; give at most {most[0]}")
@@ -195,6 +207,13 @@ class Drafting:
         parents = drafts.best(-(-count // ELITE)).repeated(count)
         return drafts.joined(self.varied(parents.actions, parents.given)).best(count)
 
+    def check_finite(self, drafts: Drafts) -> None:
+        """Raise a ValueError where a task has no draft that is finite."""
+        if not np.isfinite(drafts.best(1).actions).all():
+            raise ValueError(
+                f"no candidate is finite; lower guidance_scale, {self.guidance_scale:g}, or mend the cost's gradient"
+            )
+
     def _options(self, given: Gestures | None) -> dict[str, Any]:
         guiding = {"cost": self.cost if self.guidance_scale else None, "guidance_scale": self.guidance_scale}
         return {**guiding, **(given._asdict() if given else {}), "generator": self.generator, "return_dict": False}
@@ -216,16 +235,19 @@ def _given(
     generator: torch.Generator | None,
 ) -> Gestures | None:
     """Return what is known of each of the N drafts, `(N, L, 3)`, None where nothing is."""
-    if known is not None and mask is not None:
-        shape = (num_tasks, num_candidates, pipeline.denoiser.config.seq_len, NUM_CHANNELS)
-        parts = [values[None] if values.ndim == 2 else values for values in map(np.asarray, (known, mask))]
-        return Gestures(*(np.broadcast_to(part[:, None], shape).reshape(-1, *shape[2:]).copy() for part in parts))
-    if known is not None or mask is not None:
+    if (known is None) != (mask is None):
         raise ValueError("known and mask go together; give both, or neither")
-    if not (inpaint and hasattr(cost, "gestures")):
-        return None
-    seed = int(torch.randint(2**31, (), generator=generator))
-    return cost.gestures(pipeline.denoiser.config.seq_len, num_candidates, np.random.default_rng(seed))
+    shape = (num_tasks, num_candidates, pipeline.denoiser.config.seq_len, NUM_CHANNELS)
+    fixed = None
+    if inpaint and hasattr(cost, "gestures"):
+        device = "cpu" if generator is None else generator.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
+        fixed = cost.gestures(shape[2], num_candidates, np.random.default_rng(seed))
+    if known is None or mask is None:
+        return fixed
+    parts = [values[None] if values.ndim == 2 else values for values in map(np.asarray, (known, mask))]
+    given = Gestures(*(np.broadcast_to(part[:, None], shape).reshape(-1, *shape[2:]).copy() for part in parts))
+    return given if fixed is None else Gestures(np.where(given.mask, given.known, fixed.known), given.mask | fixed.mask)
 
 
 def _refined(drafts: Drafts, cost: CountedCost, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -246,6 +268,8 @@ def _refined(drafts: Drafts, cost: CountedCost, steps: int) -> tuple[np.ndarray,
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         value = cost(action()).sum()
+        if not value.requires_grad:
+            raise ValueError("the cost has no gradient by the places of the actions; leave refine_steps at 0")
         value.backward()
         return value
 

@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch._dynamo.utils import counters
@@ -91,6 +92,7 @@ def test_cleaning_says_the_noise_and_is_that_of_the_pipeline(noise_std, model, d
     actions = ActionDataset(data / "val").read(range(5)).numpy()
     jitter = np.random.default_rng(0).normal(0, 0.01, (5, SEQ_LEN, 2))
     actions[..., :2] = (actions[..., :2] + jitter).clip(0, 1)
+    actions[0, 3, 0] = 1.003  # where noise took it
     np.save(tmp_path / "in.npy", actions.reshape(-1, 3))
     files = ("--input", tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--plot", tmp_path / "clean.png")
     assert call("reconstruct", "--model", model, *files, "--noise_std", noise_std, "--batch_size", 2) == 0
@@ -99,6 +101,19 @@ def test_cleaning_says_the_noise_and_is_that_of_the_pipeline(noise_std, model, d
     np.testing.assert_allclose(cleaned, expected.actions.reshape(-1, 3), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(cleaned[:, 2], actions.reshape(-1, 3)[:, 2])
     assert f"noise of {expected.noise_std:.5f} screens" in capsys.readouterr().out
+
+
+def test_what_another_solver_cannot_do_is_one_line(model, data, tmp_path, capsys):
+    pipeline = pipeline_of(model)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(tmp_path / "dpm")
+    capsys.readouterr()
+    words = ("--model", tmp_path / "dpm")
+    assert call("sample", *words, "--num", 1, "--num_inference_steps", 2, "--out", tmp_path / "a.npy") == 0
+    assert call("sample", *words, "--num", 1, "--eta", 1, "--out", tmp_path / "b.npy") == 2
+    one_line(capsys, "--eta is 1, and --model", "has a DPMSolverMultistepScheduler; leave it out")
+    assert call("evaluate", *words, "--data_dir", data / "val") == 2
+    one_line(capsys, "has a DPMSolverMultistepScheduler, which cannot be inverted")
 
 
 def test_export_writes_what_the_pipeline_exports_and_the_model_card(model, tmp_path, capsys):

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import find_invalid
 from action_ddim.cli.main import main
 from action_ddim.data.features import GESTURE_TYPES, gesture_types
+from action_ddim.planning.costs import Tap
+from action_ddim.planning.planner import plan
 from tests.conftest import SEQ_LEN, one_line
 
 
@@ -55,6 +59,9 @@ def test_drag_from_where_the_pointer_is(model, tmp_path):
         (("click", "--points", "0.1,0.1", "--duration_ms", 900), "an action is 400 ms long"),
         (("click", "--points", "0.1,0.1", "--duration_ms", 0), "--duration_ms is 0"),
         (("click", "--points", "0.1,0.1", "--rate", 0), "--rate is 0"),
+        (("click", "--points", "0.1,0.1", "--rate", 1e308), "--rate is 1e+308"),
+        (("click", "--points", "0.1,0.1", "--onset_ms", "inf"), "onset_ms is inf"),
+        (("swipe", "--points", "0.1,0.1", "0.2,0.2", "--duration_ms", 20), "2 places do not fit into a stroke of 1 steps"),
         (("click", "--points", "0.1,0.1", "--num_inference_steps", 101), "--num_inference_steps is 101"),
     ],
 )
@@ -76,6 +83,52 @@ def test_plan_says_what_it_took(model, tmp_path, capsys):
     assert Image.open(tmp_path / "plan.png").format == "PNG"
 
 
+def test_flags_of_plan_are_those_of_the_planner(model, tmp_path):
+    """Each changes the plan, and to that of the same argument."""
+    pipeline = ActionDDIMPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    words = ("--cost", "tap", "--target", "0.3,0.7", "--window", 5, 15)
+    base = {"num_candidates": 4, "num_inference_steps": 3, "seed": 0, "inpaint": False}
+    seen = set()
+    for change in (
+        {},
+        {"num_candidates": 2},
+        {"num_inference_steps": 2},
+        {"seed": 1},
+        {"inpaint": True},
+        {"search_rounds": 2},
+        {"guidance_scale": 50.0},
+        {"refine_steps": 3},
+    ):
+        asked = {**base, **change}
+        flags = [word for name, value in asked.items() if name != "inpaint" for word in (f"--{name}", value)]
+        flags += [] if asked["inpaint"] else ["--no_inpaint"]
+        assert call("plan", "--model", model, *words, *flags, "--out", tmp_path / "plan.npy", "--overwrite") == 0
+        generator = torch.Generator().manual_seed(asked.pop("seed"))
+        expected = plan(pipeline, Tap((0.3, 0.7), (5, 15)), **asked, generator=generator).actions
+        actions = actions_of(tmp_path / "plan.npy")
+        np.testing.assert_allclose(actions, expected, atol=1e-6)
+        seen.add(actions.round(4).tobytes())
+    assert len(seen) == 8
+
+
+def test_gestures_depend_on_seed_and_steps_and_not_on_the_batch(model, tmp_path):
+    words = ("swipe", "--model", model, "--points", "0.3,0.7", "0.6,0.2", "--rate", 50, "--num", 5)
+    made = {}
+    for name, flags in {
+        "plain": (),
+        "batch": ("--batch_size", 2),
+        "seed": ("--seed", 1),
+        "steps": ("--num_inference_steps", 3),
+    }.items():
+        assert call("gesture", *words, *flags, "--out", tmp_path / f"{name}.npy") == 0
+        made[name] = actions_of(tmp_path / f"{name}.npy")
+    np.testing.assert_allclose(made["batch"], made["plain"], atol=1e-6)
+    assert not np.allclose(made["seed"], made["plain"], atol=1e-3)
+    assert not np.allclose(made["steps"], made["plain"], atol=1e-3)
+    assert len({action.tobytes() for action in made["plain"]}) == 5
+
+
 def test_plan_of_every_cost(model, tmp_path):
     ends = ("--begin", "0.1,0.1", "--end", "0.8,0.8")
     costs = {
@@ -92,6 +145,7 @@ def test_plan_of_every_cost(model, tmp_path):
 
 
 TAP = ("--cost", "tap", "--target", "0.3,0.7")
+DETOUR = ("--cost", "detour", "--begin", "0.1,0.1", "--end", "0.8,0.8", "--center", "0.5,0.5")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +156,10 @@ TAP = ("--cost", "tap", "--target", "0.3,0.7")
         ((*TAP, "--window", 1, 5, "--num_candidates", 0), "--num_candidates is 0"),
         ((*TAP, "--window", 1, 5, "--refine_steps", 21), "--refine_steps is 21"),
         ((*TAP, "--window", 15, 5), "--window is 15 5"),
+        ((*TAP, "--window", 1, 5, "--guidance_scale", "nan"), "--guidance_scale is nan"),
+        ((*TAP, "--window", 1, 5, "--batch_size", 4), "--batch_size is not a flag"),
+        ((*DETOUR, "--radius", -1), "--radius is -1"),
+        ((*DETOUR, "--radius", "nan"), "--radius is nan"),
         ((*TAP, "--window", 5, 25), "--window is 5 25"),
         (("--cost", "either", "--targets", "0.1,0.1", "--window", 1, 5), "--targets are 1; give two"),
         (("--cost", "drag", "--points", "0.1,0.1"), "--points are 1; give two or more"),

@@ -81,6 +81,8 @@ def test_detour_counts_how_deep_in_the_disc_it_goes():
     around = action((2, 4), {3: (0.7, 0.65), 4: (0.9, 0.5)})
     assert value(detour, around) == pytest.approx(0, abs=1e-5)
     assert detour.success(torch.cat([through, around])).tolist() == [False, True]
+    grazing = [action((2, 4), {3: (0.7, 0.5 + 0.1 - depth), 4: (0.9, 0.5)}) for depth in (0.004, 0.006)]
+    assert detour.success(torch.cat(grazing)).tolist() == [True, False]  # half the tolerance of a place
 
 
 def test_press_timing_counts_wrong_steps_and_has_no_gradient():
@@ -89,6 +91,7 @@ def test_press_timing_counts_wrong_steps_and_has_no_gradient():
     assert value(timing, action((3, 6))) == pytest.approx(0.2, rel=1e-4)  # two of ten steps
     assert value(timing, action(None)) == pytest.approx(0.4 + 1)
     assert timing.success(torch.cat([action((3, 6)), action((4, 7))])).tolist() == [True, False]
+    assert timing.success(torch.cat([action((2, 7)), action((2, 8))])).tolist() == [True, False]  # two steps off, three
     assert not timing(action((2, 5)).requires_grad_()).requires_grad
 
 

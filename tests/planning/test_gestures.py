@@ -78,7 +78,11 @@ def test_pointer_starts_where_it_is(pipeline):
         (lambda: click((0.3, 0.7, 0.1), SEQ_LEN, RATE), "shape"),
         (lambda: click((0.3, 0.7), SEQ_LEN, RATE, duration_ms=500), "400 ms long"),
         (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=380), "from 380 ms on"),
-        (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=-40), "begin it"),
+        (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=-40), "onset_ms is -40; give milliseconds, 0 or more"),
+        (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=float("nan")), "onset_ms is nan"),
+        (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=float("inf")), "onset_ms is inf"),
+        (lambda: swipe((0.3, 0.7), (0.6, 0.2), SEQ_LEN, RATE, duration_ms=20), "2 places do not fit into a stroke of 1 steps"),
+        (lambda: drag([(0.3, 0.7), (0.6, 0.2), (0.1, 0.1)], SEQ_LEN, RATE, duration_ms=40), "3 places do not fit"),
         (lambda: click((0.3, 0.7), SEQ_LEN, RATE, onset_ms=0, start=(0.1, 0.1)), "step 0"),
     ],
 )

@@ -6,8 +6,8 @@ import torch
 
 from action_ddim import ActionDDIMPipeline
 from action_ddim.actions import moves
-from action_ddim.planning.costs import BlackBox
-from action_ddim.planning.planner import plan
+from action_ddim.planning.costs import BlackBox, Tap
+from action_ddim.planning.planner import CountedCost, plan
 from action_ddim.planning.tasks import FAMILIES, sample_tasks
 from tests import gaussian
 from tests.conftest import SEQ_LEN
@@ -92,6 +92,44 @@ def test_refinement_finds_the_minimum_and_keeps_rests_and_what_is_known(pipeline
     assert not moves(fine.actions[0])[resting].any()
 
 
+def test_refinement_that_makes_it_worse_is_dropped(pipeline):
+    """A cost whose gradient leads elsewhere than down."""
+
+    def misleading(actions):
+        return to_the_right(actions) if actions.requires_grad else -to_the_right(actions)
+
+    words = {"num_candidates": 2, "num_inference_steps": 2}
+    rough, refined = (plan(pipeline, misleading, **words, refine_steps=steps, generator=seeded()) for steps in (0, 5))
+    assert refined.gradient_evaluations > 0
+    assert refined.actions.tolist() == rough.actions.tolist()
+    assert refined.costs == rough.costs
+
+
+def test_what_is_known_besides_joins_what_the_task_fixes(pipeline):
+    tap = Tap((0.3, 0.7), (8, 12))
+    known, mask = np.full((SEQ_LEN, 3), 0.9, np.float32), np.zeros((SEQ_LEN, 3), bool)
+    mask[0, :2] = True  # where the pointer is
+    planned = plan(pipeline, tap, known=known, mask=mask, num_inference_steps=2, search_rounds=1, generator=seeded())
+    assert tap.success(torch.as_tensor(planned.candidates[0])).all()
+    assert (planned.candidates[0, :, 0, :2] == np.float32(0.9)).all()
+
+
+def test_what_is_no_number_is_as_bad_as_can_be():
+    actions = np.full((3, SEQ_LEN, 3), 0.5, np.float32)
+    actions[1, 4, 0] = np.nan
+    counted = CountedCost(lambda given: given[..., 2].mean(dim=-1), 1)  # which does not look at x
+    assert counted.of(actions).tolist() == [[0.5, np.inf, 0.5]]
+    with pytest.raises(ValueError, match="no candidate is finite; lower guidance_scale, 1e\\+38"):
+        plan(gaussian.make_pipeline(), to_the_right, guidance_scale=1e38, generator=seeded())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")
+def test_plan_on_a_gpu(pipeline):
+    tap = Tap((0.3, 0.7), (8, 12))
+    planned = plan(pipeline.to("cuda"), tap, guidance_scale=10.0, refine_steps=2, generator=torch.Generator("cuda"))
+    assert tap.success(torch.as_tensor(planned.candidates)).all()
+
+
 def test_plan_goes_on_from_one_before(pipeline):
     tasks = sample_tasks("tap", 2, SEQ_LEN, seeded(1))
     first = plan(pipeline, tasks, num_tasks=2, num_inference_steps=4, generator=seeded())
@@ -123,8 +161,14 @@ def test_several_tasks_are_planned_by_their_own_costs():
         ({"refine_steps": 21}, "at most 20"),
         ({"known": np.zeros((SEQ_LEN, 3))}, "go together"),
         ({"search_rounds": 1, "search_strength": 1.5}, "strength"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"cost": lambda actions: actions.mean()}, "the shape \\(\\), not a tensor with a number for each of 4 actions"),
+        ({"cost": lambda actions: actions.mean(dim=1)}, "the shape \\(4, 3\\)"),
+        ({"cost": lambda actions: actions.numpy().mean(axis=(1, 2))}, "a ndarray"),
+        ({"cost": BlackBox(to_the_right), "refine_steps": 3}, "no gradient"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline, words, message):
     with pytest.raises(ValueError, match=message):
-        plan(pipeline, to_the_right, **words)
+        plan(pipeline, **{"cost": to_the_right, **words})
