@@ -14,6 +14,7 @@ NUM_CHANNELS = len(CHANNELS)
 X, Y, PRESS = range(NUM_CHANNELS)
 DEFAULT_SEQ_LEN = 250
 MIN_SEQ_LEN = 2  # one step has no first difference
+MAX_SEQ_LEN = 1_000_000  # what is longer is a slip of the hand, and more than memory holds of a batch
 PRESS_THRESHOLD = 0.5
 IDLE_MODES = ("hold", "zero")  # between presses: the place is held, or x = y = 0, as a touch screen has none there
 STILL = 1e-6  # of the screen: what rounding makes of equal places in float32
@@ -54,11 +55,11 @@ def find_invalid(rows: np.ndarray) -> tuple[int, str] | None:
         return None
     valid_press = (press == 0) | (press == 1)
     row = int(np.argmin(((xy >= 0) & (xy <= 1)).all(axis=1) & valid_press))
-    for name, value in zip(CHANNELS, rows[row].tolist(), strict=True):
+    for name, value in zip(CHANNELS, rows[row], strict=True):  # numpy's own say no more digits than their type has
         if not np.isfinite(value):
             return row, f"{name} is {value}, not a finite number"
         if name == "press" and value not in (0, 1):
-            return row, f"press is {value:g}, not 0 or 1"
+            return row, f"press is {value!s}, not 0 or 1"
         if name != "press" and not 0 <= value <= 1:
-            return row, f"{name} is {value:g}, outside [0, 1] of the screen"
+            return row, f"{name} is {value!s}, outside [0, 1] of the screen"
     raise AssertionError("a row that breaks the contract has a channel that does")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from action_ddim.actions import IDLE_MODES, MIN_SEQ_LEN
+from action_ddim.actions import IDLE_MODES, MAX_SEQ_LEN, MIN_SEQ_LEN
 from action_ddim.data.writer import write_dataset
 from action_ddim.errors import UserError
 from augmentation.action_types import MAX_PLACE, MIN_PLACE, PLANS, Canvas, Plan
@@ -62,8 +62,8 @@ class GestureConfig:
             )
         if self.num_sequences < 1:
             raise UserError(f"--num_sequences is {self.num_sequences}; give at least 1")
-        if self.sequence_length < MIN_SEQ_LEN:
-            raise UserError(f"--sequence_length is {self.sequence_length}; give at least {MIN_SEQ_LEN} steps")
+        if not MIN_SEQ_LEN <= self.sequence_length <= MAX_SEQ_LEN:
+            raise UserError(f"--sequence_length is {self.sequence_length}; give {MIN_SEQ_LEN} to {MAX_SEQ_LEN} steps")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed is {self.seed}; give 0 to 4294967295")
         if self.idle not in IDLE_MODES:
@@ -221,6 +221,7 @@ def generate_rows(config: GestureConfig, block: int, rows: np.ndarray) -> np.nda
     """Return some sequences of a block. Of several types, sequence i is sequence i of a data set of its type alone."""
     if len(config.types) > 1:
         weights = np.array(config.weights or np.ones(len(config.types)))
+        weights = weights / weights.max()  # whose sum may be more than a number holds
         kind = np.random.default_rng([config.seed, block, CHOICE]).choice(len(weights), BLOCK, p=weights / weights.sum())[rows]
         actions = np.empty((len(rows), config.sequence_length, 3), np.float32)
         for number, name in enumerate(config.types):

@@ -52,6 +52,11 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # what parse_args calls; kept for its messages
         self._words = list(args or ())
+        if any(not word.strip() for word in self._words):
+            raise UserError(
+                "an argument is blank: a variable of the shell may be unset; and after a line's last backslash the shell takes"
+                " no comment and no space: put comments on lines of their own above the command"
+            )
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -17,6 +17,7 @@ from action_ddim import __version__
 from action_ddim.cli import data, model, planning, serving
 from action_ddim.cli import train as train_cli
 from action_ddim.cli.inputs import suggestion
+from action_ddim.cli.outputs import mute
 from action_ddim.errors import RunError, RunStopped, UserError, is_first_process
 
 SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machine within a few
@@ -24,6 +25,7 @@ SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machin
 
 def _in_one_line(run: Callable[[], None]) -> int:
     """Run a verb; return its exit code, and print what a person can mend as one line, on one process only."""
+    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own backend may not be installed here
     try:
         run()
     except (UserError, RunError) as error:
@@ -38,6 +40,9 @@ def _in_one_line(run: Callable[[], None]) -> int:
         if is_first_process():
             print(stop)
         return stop.exit_code
+    except BrokenPipeError:  # who read the output has gone, as `head` does
+        mute(sys.stdout)
+        return 141  # as of a process that SIGPIPE ended
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

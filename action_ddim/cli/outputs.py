@@ -1,9 +1,9 @@
-"""The files that verbs write: looked at before any work, and never left half written."""
+"""What verbs write: files, looked at before any work and never left half written, and lines that nobody may hear."""
 
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -12,6 +12,37 @@ from action_ddim.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Unbroken:
+    """A stream of text whose reader may go away, as `head` does, or a `tee` whose disk is full: then nobody hears it.
+
+    A training is worth more than its lines.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            mute(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            mute(self._stream)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def mute(stream: TextIO) -> None:
+    """Let a stream lead nowhere, with what it still holds: Python would fail to write that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def check_output(flag: str, path: Path, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, MIN_SEQ_LEN
+from action_ddim.actions import DEFAULT_SEQ_LEN, MAX_SEQ_LEN, MIN_SEQ_LEN
 from action_ddim.atomic import written_whole
 from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
 from action_ddim.cli.outputs import check_output, check_writable
@@ -16,7 +16,7 @@ from action_ddim.data.action_file import open_action_file
 from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
-from action_ddim.recordings.convert import MAX_RATE, MAX_SEQ_LEN, ImportConfig
+from action_ddim.recordings.convert import MAX_RATE, ImportConfig
 from action_ddim.serving.replay import FORMATS, events, render
 from augmentation.gestures import MAX_SCREEN
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -13,11 +14,13 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from action_ddim.cli.inputs import OneLineParser, suggestion
+from action_ddim.cli.outputs import Unbroken
 from action_ddim.errors import UserError
 from action_ddim.pretrained import MODEL_SETTINGS, check_agreement, model_settings
 from action_ddim.training.config import TrainConfig
 
 # Data that a flag names takes the place of the data in --config, however that is named there.
+RUN_KEYS = {"action_ddim", "settings", "run", "versions"}  # of a run's config.json
 OTHER_DATA = {"data_dir": ("dataset_name", "dataset_config_name"), "dataset_name": ("data_dir", "val_data_dir")}
 
 
@@ -29,7 +32,9 @@ def train(argv: list[str], prog: str | None) -> None:
     # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
     from action_ddim.training.loop import train as train_model
 
-    train_model(config)
+    out, err = Unbroken(sys.stdout), Unbroken(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+        train_model(config)
 
 
 def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
@@ -38,11 +43,6 @@ def parse_train_config(argv: list[str], prog: str | None = None) -> TrainConfig:
     Raises:
         UserError: an argument, or a setting in a file, is unknown, missing, blank, out of its range, or contradicts another.
     """
-    if any(not argument.strip() for argument in argv):
-        raise UserError(
-            "an argument is blank: after a line's last backslash the shell takes no comment and no space;"
-            " put comments on lines of their own above the command"
-        )
     parser = _train_parser(prog)
     given = vars(parser.parse_args(argv))
     if "config" in given:
@@ -74,11 +74,15 @@ def read_settings(path: str | Path) -> dict[str, Any]:
             settings = json.loads(text, parse_int=str, parse_float=str)
         except ValueError:
             settings = yaml.load(text, Loader=yaml.BaseLoader)
-        settings = settings.get("settings", settings)
-        return dict(settings.items())
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        whole = dict(settings.items())
+        settings = dict(whole.get("settings", whole).items())
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = "it holds no settings by name" if isinstance(error, AttributeError) else " ".join(str(error).split())
         raise UserError(f"--config {path} cannot be read ({reason}); give a JSON or YAML file") from error
+    beside = sorted(whole.keys() - RUN_KEYS) if "settings" in whole else ()
+    if beside:
+        raise UserError(f"--config {path}: {beside[0]} lies beside settings, not among them; move it")
+    return settings
 
 
 def _initial_settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -213,9 +213,14 @@ def open_splits(folder: str, seq_len: int | None) -> dict[str, ActionDataset]:
         UserError: they are not valid, or not of one length.
     """
     inside = [(split, Path(folder) / name) for split, names in FOLDERS.items() for name in names]
-    paths = {split: path for split, path in inside if any(path.glob("*_actions.npy"))}
-    if not paths or any(Path(folder).glob("*_actions.npy")):
-        paths = {"train": Path(folder)}
+    found = [(split, path) for split, path in inside if any(path.glob("*_actions.npy"))]
+    paths = dict(found)
+    if len(paths) < len(found):
+        names = " and ".join(path.name for split, path in found if [other for other, _ in found].count(split) > 1)
+        raise UserError(f"{folder} holds {names}, which are one split; keep one of them")
+    if paths and any(Path(folder).glob("*_actions.npy")):
+        raise UserError(f"{folder} holds both *_actions.npy and {found[0][1].name}/; name the one, or move the other away")
+    paths = paths or {"train": Path(folder)}
     opened = {split: ActionDataset(path, seq_len) for split, path in paths.items()}
     lengths = sorted({str(data.seq_len) for data in opened.values()})
     if len(lengths) > 1:

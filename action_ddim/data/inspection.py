@@ -226,9 +226,10 @@ def inspect(data: ActionDataset, rate_hz: float | None = None, faults: list[str]
     suspicious, faults = dict.fromkeys(SUSPICIONS, 0), list(faults or ())
     found: dict[str, list[int]] = {name: [] for name in SUSPICIONS}
     for path, in_file, first, chunk in data.chunks("inspecting"):
-        windows = chunk.astype(np.float32) + 0.0  # -0 and 0 are the same place
+        valid = _are_valid(chunk)  # in the file's own type, as the trainer has it
+        with np.errstate(over="ignore"):
+            windows = chunk.astype(np.float32) + 0.0  # -0 and 0 are the same place
         digests[first : first + len(windows)] = [_digest(window) for window in windows]
-        valid = _are_valid(windows)
         for index in np.flatnonzero(~valid)[: MAX_NAMED - len(faults)].tolist():
             row, fault = find_invalid(chunk[index]) or (0, "")
             faults.append(f"{path.name}, row {(in_file + index) * data.seq_len + row} (window {in_file + index}): {fault}")

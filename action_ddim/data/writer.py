@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,17 @@ def write_dataset(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_replaceable(flag, folder, overwrite)
+        first = next(blocks)  # what cannot be made takes the place of nothing
         remove_dataset(folder)
-        _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
+        _write_parts(folder, chain([first], blocks), num_sequences, info["sequence_length"], sequences_per_file)
         # Last, so that a folder with it is a folder that is whole.
         (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{flag} {folder} cannot be written: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(
+            f"{flag} {folder}: there is no memory for sequences of {info['sequence_length']} steps; make them shorter"
+        ) from error
 
 
 def check_replaceable(flag: str, folder: Path, overwrite: bool) -> None:

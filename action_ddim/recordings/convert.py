@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from tqdm.auto import tqdm
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MIN_SEQ_LEN, NUM_CHANNELS
+from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MAX_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS
 from action_ddim.data.writer import check_replaceable, remove_dataset, write_dataset
 from action_ddim.errors import UserError
 from action_ddim.recordings.cleaning import clean, pieces
@@ -29,7 +29,7 @@ from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 
 READ_SEQUENCES = 256  # at once, where windows are shared out
 MOST_TOLD = 5  # files that cannot be read, where none can
-MAX_RATE, MAX_SEQ_LEN = 1e6, 1_000_000
+MAX_RATE = 1e6  # steps a second
 FRACTIONS = (1.0, 1.0)  # the screen of places that are fractions of it, whatever its size
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 
 from action_ddim.actions import MIN_SEQ_LEN
@@ -14,6 +15,7 @@ from augmentation.transforms import TRANSFORMS
 # value serves every --d_model. The ceiling is where the scaling stops; a larger --lr is taken as it is.
 LR_BASE_WIDTH = 1024
 SCALED_LR_CEILING = 6.4e-3
+FORBIDDEN_IN_PROJECT, MAX_PROJECT = re.compile(r"[/\\#?%:]"), 128  # as wandb has it
 NO_TRANSFORMS = ("none",)  # of `--augment`
 
 
@@ -25,15 +27,16 @@ def _flag(
     choices: tuple[str, ...] | None = None,
     above=None,
     at_least=None,
+    at_most=None,
     may_change=False,
 ):
-    """Declare a field with its help, its choices and its bound: greater than `above`, or not less than `at_least`.
+    """Declare a field with its help, its choices and its bounds: greater than `above`, or not less than `at_least`; `at_most`.
 
     A run may be resumed with another value where `may_change`: because that does not affect what is learned, or because it
     is compared otherwise, as data is by a digest of its files.
     """
     metadata = {"help": help, "group": group, "choices": choices, "above": above, "at_least": at_least}
-    return field(default=default, metadata={**metadata, "may_change": may_change})
+    return field(default=default, metadata={**metadata, "at_most": at_most, "may_change": may_change})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ class TrainConfig:
         group="diffusion",
         choices=("squaredcos_cap_v2", "linear", "scaled_linear"),
     )
-    num_train_timesteps: int = _flag("diffusion timesteps in training", default=1000, group="diffusion", at_least=1)
+    num_train_timesteps: int = _flag(
+        "diffusion timesteps in training", default=1000, group="diffusion", at_least=1, at_most=100_000
+    )
     weighting_scheme: str = _flag(
         "how often each timestep is trained on: those around --logit_mean most, or all alike",
         default="logit_normal",
@@ -134,7 +139,9 @@ class TrainConfig:
     )
 
     batch_size: int = _flag("sequences a process and batch", default=32, group="training", at_least=1)
-    num_epochs: int = _flag("passes through the training data", default=50, group="training", at_least=1, may_change=True)
+    num_epochs: int = _flag(
+        "passes through the training data", default=50, group="training", at_least=1, at_most=10**9, may_change=True
+    )
     max_train_steps: int | None = _flag(
         "updates after which training ends, instead of --num_epochs",
         default=None,
@@ -330,6 +337,10 @@ class TrainConfig:
                 f"--early_stopping_metric {self.early_stopping_metric} is measured every"
                 " --plot_epochs, which is 0; give 1 or more"
             )
+        if FORBIDDEN_IN_PROJECT.search(self.wandb_project) or len(self.wandb_project) > MAX_PROJECT:
+            raise UserError(
+                f"--wandb_project is {self.wandb_project!r}; give at most {MAX_PROJECT} characters, none of them / \\ # ? % :"
+            )
         if self.push_to_hub != (self.hub_model_id is not None):
             raise UserError("--push_to_hub and --hub_model_id go together; give both, or neither")
 
@@ -367,3 +378,5 @@ def _check_field(item: dataclasses.Field, value) -> None:
         raise UserError(f"{flag} is {value:g}; give a number above {item.metadata['above']}")
     if item.metadata["at_least"] is not None and value < item.metadata["at_least"]:
         raise UserError(f"{flag} is {value:g}; give at least {item.metadata['at_least']}")
+    if item.metadata["at_most"] is not None and value > item.metadata["at_most"]:
+        raise UserError(f"{flag} is {value}; give at most {item.metadata['at_most']}")

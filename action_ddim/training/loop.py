@@ -59,6 +59,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         if origin and origin.is_finished(config):
             accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")
             folder.rows = origin.rows
+            upload(config, folder)
             return folder.last_metrics()
         # A run that goes on has its weights in the checkpoint, and no need of those that it once began with.
         weights = None if origin else initial_weights(config)
@@ -96,6 +97,7 @@ def start(run: Run, num_train_sequences: int, origin: Origin | None) -> None:
     }
     versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "accelerate": accelerate_version}
     settings = dataclasses.asdict(config)
+    settings["resume_from_checkpoint"] = None  # is of this start: who repeats the run by its config.json begins anew
     run.trivial_loss = trivial_loss(run)
     if origin:
         resume.restore(run, origin)
@@ -355,4 +357,4 @@ def finish(run: Run, saved: bool) -> None:
         )
     paths = {"model": folder.pipeline, "metrics": folder.metrics, "plots": folder.plots, "checkpoint": folder.last_checkpoint}
     run.accelerator.print("   ".join(f"{name}: {path}" for name, path in paths.items() if path and path.exists()))
-    upload(run)
+    upload(run.config, folder)

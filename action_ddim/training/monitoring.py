@@ -125,11 +125,12 @@ def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, by
         row: Of the epoch under way, where the weights are judged by it; no figure shows them yet. By default the last row
             and the last figure that there are.
     """
-    # The epoch ends the name; the newest is the one drawn last.
+    # The epoch ends the name; the newest is the one drawn last. A run that went back has later ones too.
     paths = run.folder.plots.glob("reconstructions_epoch_*.png") if row is None else ()
     drawn = {path.stem.rsplit("_", 1)[1]: path for path in paths}
-    figures = [drawn[epoch] for epoch in sorted(filter(str.isdecimal, drawn), key=int)]
     if row is None:
         row = run.folder.rows[-1] if run.folder.rows else {}
+    epochs = [epoch for epoch in filter(str.isdecimal, drawn) if int(epoch) <= row.get("epoch", 0)]
+    figures = [drawn[epoch] for epoch in sorted(epochs, key=int)]
     card = model_card(run.folder.config, row, run.loader.dataset.info, updates=run.update, has_figure=bool(figures))
     return {CARD_NAME: card.encode(), **({FIGURE_NAME: figures[-1].read_bytes()} if figures else {})}

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
+from unicodedata import category
 
 from action_ddim.training import tracking
 from action_ddim.training.run import Run
@@ -68,7 +69,7 @@ class Progress:
         stopping = self.early_stopping
         if (
             not all(type(count) is int and count >= 0 for count in counts)
-            or not all(str(value).isprintable() for value in self.identity.values())
+            or not all("Cc" not in map(category, str(value)) for value in self.identity.values())
             or not re.fullmatch(r"[^/\\#?%:\x00-\x1f]*", self.wandb_run or "")  # as wandb has them: it becomes part of a path
             or not (stopping is None or stopping.keys() == {"metric", "best", "best_epoch"})
             or not (stopping is None or isinstance(stopping["best"], int | float | None))

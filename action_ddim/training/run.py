@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import DistributedType, ProjectConfiguration, parse_flag_from_env, set_seed
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration, parse_flag_from_env, set_seed
 from diffusers.optimization import get_cosine_schedule_with_warmup
 
 from action_ddim.data.dataset import ActionDataset
@@ -89,6 +89,8 @@ def check_device(config: TrainConfig) -> None:
             f"--device is {config.device}, but the configuration of accelerate launch says use_cpu; change one of them"
         )
     precision = config.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION")  # set by accelerate launch
+    if precision not in (None, "no", "fp16", "bf16"):
+        raise UserError(f"--mixed_precision is {precision}, by accelerate launch or its configuration; give no, bf16 or fp16")
     if precision == "fp16" and device != "cuda":
         raise UserError("--mixed_precision fp16 needs a GPU with CUDA; use bf16 or no")
     if config.compile:
@@ -97,7 +99,11 @@ def check_device(config: TrainConfig) -> None:
 
 def device_type(config: TrainConfig) -> str:
     """Return what the run takes: a GPU where it may, there is one, and the launcher was not told otherwise."""
-    return "cpu" if parse_flag_from_env("ACCELERATE_USE_CPU") else find_device(config.device)
+    try:
+        use_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    except ValueError as error:
+        raise UserError(f"ACCELERATE_USE_CPU: {error}; give true or false, or unset it") from error
+    return "cpu" if use_cpu else find_device(config.device)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -110,7 +116,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(
         cpu=device == "cpu",  # else it takes what there is, which is one or the other
         mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # As a plugin: a plain number would give way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS, and schedules with it.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(config.gradient_accumulation_steps),
         log_with=[name for name in config.report_to if name != "none"] or None,
         # tensorboard writes there; its own default, the project's name, is no entry of a run folder.
         project_config=ProjectConfiguration(config.save_dir, logging_dir=f"{config.save_dir}/tensorboard"),

@@ -23,6 +23,7 @@ from action_ddim.training.monitoring import card_files
 from action_ddim.training.progress import Progress
 from action_ddim.training.resume import is_own
 from action_ddim.training.run import Run
+from action_ddim.training.run_folder import RunFolder
 
 
 def save(run: Run) -> bool:
@@ -99,10 +100,10 @@ def check_upload(config: TrainConfig) -> None:
         )
 
 
-def upload(run: Run) -> None:
+def upload(config: TrainConfig, run_folder: RunFolder) -> None:
     """Upload `pipeline/`, with its code, where that is asked for; say where it fails, and how it is done later."""
-    folder, name = str(run.folder.pipeline), run.config.hub_model_id
-    if name is None or not run.accelerator.is_main_process:
+    folder, name = str(run_folder.pipeline), config.hub_model_id
+    if name is None or not is_first_process():
         return
     try:
         print(f"uploaded: {load_pipeline(folder, 'cpu').push_to_hub(name)}")

@@ -46,18 +46,33 @@ def start_trackers(
 ) -> None:
     """Start the accelerator's trackers and give them the settings. MUST be called on every rank.
 
-    A resumed run goes on after `step`, in the wandb run of that id.
+    A resumed run goes on after `step`, in the wandb run of that id. A tracker that cannot start is left out, with a warning.
     """
     # tensorboard takes numbers, strings and booleans only.
     flat = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in settings.items()}
-    # What tensorboard has of later steps is of no account: the run goes through them again.
-    kwargs: dict = {"tensorboard": {"purge_step": step + 1} if step else {}}
     start = functools.partial(accelerator.init_trackers, project, config=flat)
-    if "wandb" not in map(str, accelerator.log_with):
-        return start(init_kwargs=kwargs)
+    names, started = sorted(accelerator.log_with, key=str), []
+    for name in names:
+        accelerator.log_with = [name]
+        try:
+            if str(name) == "wandb":
+                _start_wandb(accelerator, start, folder, wandb_run)
+            else:
+                # What tensorboard has of later steps is of no account: the run goes through them again.
+                start(init_kwargs={"tensorboard": {"purge_step": step + 1} if step else {}})
+        except Exception as error:  # whatever an environment, a file in the way or a client comes up with
+            accelerator.print(
+                f"warning: {name} cannot start ({first_line(error)}) and records nothing; metrics.csv and plots/ do"
+            )
+            accelerator.trackers.clear()
+        started += accelerator.trackers
+    accelerator.log_with, accelerator.trackers = names, started
+
+
+def _start_wandb(accelerator: "Accelerator", start: Callable, folder: str, wandb_run: str | None) -> None:
+    """Start wandb: offline without a key, and where the server does not answer."""
     import wandb
 
-    accelerator.log_with.sort(key=lambda name: str(name) != "wandb")  # first, since it alone may have to start again
     later = f"`wandb sync {folder}/wandb/offline-run-*` uploads it later"
     timeout = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_INIT_TIMEOUT_S))
     same_run = {"id": wandb_run, "resume": "allow"} if wandb_run else {}
@@ -65,14 +80,14 @@ def start_trackers(
     offline = {"dir": folder, "settings": wandb.Settings(silent=True), "mode": "offline", **same_run}
     if "WANDB_MODE" not in os.environ and not wandb_has_key():
         accelerator.print(f"wandb has no key and records offline; {later}")
-        return start(init_kwargs={**kwargs, "wandb": offline})
+        return start(init_kwargs={"wandb": offline})
     try:
-        start(init_kwargs={**kwargs, "wandb": online})
+        start(init_kwargs={"wandb": online})
     except wandb.Error as error:
         accelerator.print(f"wandb cannot reach its server ({str(error).splitlines()[0]}) and records offline; {later}")
         accelerator.trackers.clear()
         wandb.teardown()  # or the id of a resumed run is in use by the attempt that failed
-        start(init_kwargs={**kwargs, "wandb": offline})
+        start(init_kwargs={"wandb": offline})
 
 
 def wandb_run_id(accelerator: "Accelerator") -> str | None:

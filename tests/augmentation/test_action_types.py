@@ -225,24 +225,37 @@ def test_sequence_depends_on_seed_and_index_alone():
     assert not (larger[BLOCK:] == larger[:40]).all(axis=(1, 2)).any()
 
 
+def test_weights_of_any_size_are_shares():
+    huge = draw(50, action_type=("click", "swipe"), weights=(1e308, 1e308))
+    np.testing.assert_array_equal(huge, draw(50, action_type=("click", "swipe"), weights=(1, 1)))
+
+
 @pytest.mark.parametrize(
-    ("settings", "digest"),
+    ("settings", "digest", "projection"),
     [
-        ({}, "cf7d070dae1e1da8cde0da21c6a2b41a9ac247da310ede02e52414796dddb79e"),
-        ({"action_type": "click", "seed": 3}, "9259c97b5616bfa58d00387929ce8fc9aa0092be799202311346fcdb908757e0"),
+        ({}, "f34583eab66232e4f759adce70bedb58743d21144c63d520aac58b998e107c8d", 192.02170686942947),
+        (
+            {"action_type": "click", "seed": 3},
+            "21036fc58b22104c94d8302fc349d63fd8666887264e5c7ace4a30261ca23fa2",
+            441.7494742357852,
+        ),
         (
             {"action_type": "swipe", "idle": "zero", "seed": 2, "sequence_length": 100},
-            "8bd1078ae8ea61d1a4fe28786ac6fbb189d44e842abb82c8e23bf80450902884",
+            "39978326297737ebd82192a01be3ffa6ea1f0b84eeff54bbf030637b0c77d1ea",
+            -4.279201278950133,
         ),
     ],
     ids=str,
 )
-def test_what_version_0_1_wrote_is_written_still(settings, digest, tmp_path):
-    """`dataset.json` and parts, byte for byte."""
+def test_what_version_0_1_wrote_is_written_still(settings, digest, projection, tmp_path):
+    """`dataset.json` and presses byte for byte; places but for their last bits, which are the processor's."""
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     assert generate_verb(["--output_dir", str(tmp_path / "d"), "--num_sequences", "1100", *words]) == 0
-    parts = b"".join(path.read_bytes() for path in sorted((tmp_path / "d").iterdir()))
-    assert hashlib.sha256(parts).hexdigest() == digest
+    rows = np.concatenate([np.load(path) for path in sorted((tmp_path / "d").glob("*.npy"))]).astype(np.float64)
+    exact = (tmp_path / "d" / "dataset.json").read_bytes() + rows[:, 2].astype(np.uint8).tobytes()
+    assert hashlib.sha256(exact).hexdigest() == digest
+    weights = np.random.default_rng(0).normal(size=rows[:, :2].shape)
+    assert (rows[:, :2] * weights).sum() == pytest.approx(projection, rel=0, abs=1e-4)
 
 
 def test_dataset_json_names_every_setting_and_the_reader_knows_them(tmp_path, capsys):

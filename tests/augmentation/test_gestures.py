@@ -7,6 +7,7 @@ import pytest
 
 from action_ddim.data.writer import KNOWN_KEYS
 from action_ddim.errors import UserError
+from augmentation import gestures
 from augmentation.gestures import BLOCK, GestureConfig, generate, write_gestures
 
 
@@ -154,6 +155,19 @@ def test_overwrite_removes_the_parts_of_a_larger_set_and_nothing_else(tmp_path):
     write(tmp_path, overwrite=True, num_sequences=2)
     assert names_in(tmp_path) == ["dataset.json", "notes.txt", "part_00000_actions.npy"]
     assert len(np.load(tmp_path / "part_00000_actions.npy")) == 20
+
+
+def test_what_cannot_be_made_takes_the_place_of_nothing(tmp_path, monkeypatch):
+    write_gestures(GestureConfig(num_sequences=2), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def broken(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(gestures, "generate_rows", broken)
+    with pytest.raises(UserError, match="no memory for sequences of 900000 steps"):
+        write_gestures(GestureConfig(num_sequences=1, sequence_length=900_000), tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -141,6 +141,19 @@ def test_half_precision_from_the_launcher_on_a_cpu(flags, monkeypatch, capsys):
     one_line(capsys, "--mixed_precision fp16 needs a GPU")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp8", "--mixed_precision is fp8, by accelerate launch"),
+        ("ACCELERATE_USE_CPU", "maybe", "ACCELERATE_USE_CPU: invalid truth value maybe; give true or false"),
+    ],
+)
+def test_what_a_launcher_says_that_cannot_be(name, value, message, flags, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    assert train(flags(device="auto")) == 2
+    one_line(capsys, message)
+
+
 def test_compile_without_a_compiler(flags, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

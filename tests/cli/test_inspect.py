@@ -72,6 +72,14 @@ def test_random_windows_are_those_of_the_seed(folders):
     assert [len(set(names)) for names in captions] == [2, 2, 2]
 
 
+def test_what_the_trainer_refuses_is_invalid_in_the_files_own_type(folders, capsys):
+    rows = np.load(folders / "train" / "part_00000_actions.npy").astype(np.float64)
+    rows[3, 0] = 1 + 1e-9
+    np.save(folders / "train" / "part_00000_actions.npy", rows)
+    assert inspect(folders / "train") == 0
+    assert "row 3 (window 0): x is 1.000000001, outside [0, 1]" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_invalid_data_is_explained_and_not_refused(folders, capsys):
     path = folders / "train" / "part_00000_actions.npy"
@@ -103,6 +111,7 @@ def test_invalid_data_is_explained_and_not_refused(folders, capsys):
         (("train", "--out", "report"), "report.html exists"),
         (("train", "val", "train"), "unrecognized arguments"),
         (("empty",), "holds no *_actions.npy"),
+        (("train", ""), "an argument is blank: a variable of the shell may be unset"),
     ],
 )
 def test_mistakes_are_one_line(words, message, folders, monkeypatch, capsys):

@@ -272,19 +272,22 @@ def test_without_its_package_it_is_named(layout, flags, monkeypatch, data, tmp_p
         (("train",), "ORG/NAME"),
         (("mixed", "a/b", "--out", "new"), "hold sequences of 20 and 30 steps; cut all to one length"),
         (("bad", "a/b", "--out", "new"), "row 7: x is 2"),
+        (("train", "a/b", "--out", "new", "--seq_len", 1), "--seq_len is 1; give at least 2"),
+        (("twice", "a/b", "--out", "new"), "twice holds val and validation, which are one split; keep one of them"),
+        (("both", "a/b", "--out", "new"), "both holds both *_actions.npy and train/"),
     ],
 )
 def test_mistakes_in_pushing_are_one_line(words, message, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    for name in ("train", "bad", "mixed/train"):
-        shutil.copytree(data / "train", tmp_path / name)
+    for name in ("train", "bad", "mixed/train", "twice/val", "twice/validation", "both", "both/train"):
+        shutil.copytree(data / "train", tmp_path / name, dirs_exist_ok=True)
     spoilt = np.load("bad/part_00000_actions.npy")
     spoilt[7, 0] = 2
     np.save("bad/part_00000_actions.npy", spoilt)
     assert main(["generate", "--output_dir", "mixed/val", "--num_sequences", "1", "--sequence_length", "30"]) == 0
     capsys.readouterr()
-    assert main(["push-data", *words]) == 2
+    assert main(["push-data", *map(str, words)]) == 2
     one_line(capsys, message)
     assert not (tmp_path / "new").exists()
 

@@ -119,6 +119,10 @@ def test_learning_rate_is_scaled_by_width_within_bounds(d_model, lr, expected):
         ({"augment": ("none", "shift")}, "--augment none excludes"),
         ({"augment": ("mirror",)}, "--augment is 'mirror'; choose from flip_x,"),
         ({"wandb_project": " "}, "--wandb_project is blank"),
+        ({"wandb_project": "../ddim"}, "--wandb_project is '../ddim'; give at most 128 characters, none of them / \\ # ? % :"),
+        ({"wandb_project": "d" * 129}, "give at most 128 characters"),
+        ({"num_train_timesteps": 10**12}, "--num_train_timesteps is 1000000000000; give at most 100000"),
+        ({"num_epochs": 10**400}, "give at most 1000000000"),
     ],
 )
 def test_values_out_of_range_are_named(settings, message):
@@ -218,6 +222,8 @@ def test_what_a_run_records_is_its_configuration(tmp_path):
     ("text", "message"),
     [
         ("d_modle: 64", "{}: there is no setting d_modle; did you mean d_model?"),
+        ("lr: 5\nsettings:\n  lr: 1e-3\n", "{}: lr lies beside settings, not among them; move it"),
+        ("[" * 100_000, "{} cannot be read (maximum recursion depth exceeded"),
         ("colour: red", "{}: there is no setting colour; leave it out"),
         ("d_model: 64.5", "{}: argument --d_model: invalid int value: '64.5'"),
         ("d_model: [64]", "{}: d_model is ['64']; give one value"),

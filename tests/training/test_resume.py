@@ -8,11 +8,13 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from action_ddim.cli.main import train as train_verb
+from action_ddim.cli.train import parse_train_config
 from action_ddim.errors import RunStopped, UserError
 from action_ddim.training.checkpoint import find_damage, list_checkpoints
 from action_ddim.training.config import TrainConfig
@@ -238,6 +240,37 @@ def test_finished_run_says_so_and_is_left_alone(run, flags, capsys):
     assert train_verb(flags(resume_from_checkpoint="latest", **SETTINGS)) == 0
     assert "is finished" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+
+
+def test_finished_run_is_uploaded_where_that_is_asked_for(run, monkeypatch, capsys):
+    run(**SETTINGS)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")  # where nothing listens
+    run(resume_from_checkpoint="latest", push_to_hub=True, hub_model_id="someone/strokes", **SETTINGS)
+    assert "push_to_hub('someone/strokes')` does it later" in capsys.readouterr().err
+
+
+def test_card_of_a_run_that_went_back_has_its_own_figure(run):
+    often = {**SETTINGS, "plot_epochs": 1, "checkpointing_epochs": 1}
+    folder = run(**{**often, "num_epochs": 3})
+    first = list_checkpoints(folder)[0].name
+    run(**{**often, "num_epochs": 2, "resume_from_checkpoint": first})
+    plots = {path.read_bytes(): path.name for path in (folder / "plots").glob("reconstructions_epoch_*.png")}
+    assert plots[(folder / "pipeline" / "reconstructions.png").read_bytes()] == "reconstructions_epoch_2.png"
+
+
+def test_configuration_of_a_resumed_run_begins_a_run_anew(run, run_until):
+    run_until(1)
+    folder = run(resume_from_checkpoint="latest", **SETTINGS)
+    again = parse_train_config(["--config", str(folder / "config.json")])
+    assert (again.resume_from_checkpoint, again.d_model) == (None, 16)
+
+
+def test_names_of_every_script_are_in_checkpoints(run, run_until, tmp_path):
+    folder = run("other", **SETTINGS)
+    named = folder.rename(tmp_path / "mod\u00a0el \U0001f469\u200d\U0001f4bb")
+    run_until(1, init_from=named / "pipeline")
+    run(init_from=named / "pipeline", resume_from_checkpoint="latest", **SETTINGS)
 
 
 @pytest.mark.parametrize("stops", [(1, 2), (3, 6, 7), (6, 8)])

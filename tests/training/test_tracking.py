@@ -1,10 +1,16 @@
 """Trackers that fail in the middle of a run, in a process of their own: wandb starts a service."""
 
 import csv
+import shlex
+import sys
 
 import pytest
 
+from tests.conftest import TRAINER
+
 pytestmark = pytest.mark.slow
+
+PIPED = 'set -o pipefail; eval "$PYTHON $WORDS" | head -n 1'
 
 # A run as it is, but for what happens to its trackers after the first epoch.
 RUN = """
@@ -29,12 +35,36 @@ loop.train(parse_train_config(sys.argv[1:]))
 """
 
 
+def test_trackers_that_cannot_start_are_left_out(python, flags, tmp_path):
+    """A file where wandb's folder should be, and a setting of its own that is none; the run is what it would be."""
+    (tmp_path / "run" / "tensorboard").mkdir(parents=True)
+    (tmp_path / "run" / "tensorboard" / "strokes").touch()
+    arguments = flags(
+        save_dir="run", report_to=None, num_epochs=1, plot_epochs=1, wandb_project="strokes", resume_from_checkpoint="latest"
+    )
+    words = [*arguments, "--report_to", "tensorboard", "wandb"]
+    result = python(TRAINER, *words, WANDB_MODE="ofline", MPLBACKEND="module://none_such")
+    assert result.returncode == 0, result.stderr
+    for name in ("wandb", "tensorboard"):
+        assert result.stdout.count(f"warning: {name} cannot start (") == 1, result.stdout
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").exists()
+    assert len(list((tmp_path / "run" / "plots").iterdir())) > 3
+
+
+def test_a_run_goes_on_whose_lines_nobody_reads(python, flags, tmp_path):
+    command = f"import subprocess, sys; print(subprocess.run({PIPED!r}, shell=True, executable='/bin/bash').returncode)"
+    result = python("-c", command, PYTHON=sys.executable, WORDS=shlex.join([str(TRAINER), *flags(save_dir="run")]))
+    assert result.stdout.endswith("\n0\n"), result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run" / "pipeline" / "model_index.json").exists()
+
+
 def test_trackers_that_fail_warn_once_and_the_run_goes_on(python, flags, tmp_path):
     arguments = flags(save_dir="run", report_to=None, num_epochs=3, plot_epochs=1)
     result = python("-c", RUN, *arguments, "--report_to", "tensorboard", "wandb", WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("model: run/pipeline")
-    assert "trackers: wandb tensorboard" in result.stdout
+    assert "trackers: tensorboard wandb" in result.stdout
     for name in ("wandb", "tensorboard"):
         assert result.stdout.count(f"warning: {name} fails (") == 1, result.stdout
     assert "metrics.csv and plots/ do" in result.stdout
