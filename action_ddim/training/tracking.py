@@ -53,7 +53,7 @@ def start_trackers(
     start = functools.partial(accelerator.init_trackers, project, config=flat)
     names, started = sorted(accelerator.log_with, key=str), []
     for name in names:
-        accelerator.log_with = [name]
+        accelerator.log_with, accelerator.trackers = [name], []
         try:
             if str(name) == "wandb":
                 _start_wandb(accelerator, start, folder, wandb_run)

@@ -64,7 +64,7 @@ def test_trackers_that_fail_warn_once_and_the_run_goes_on(python, flags, tmp_pat
     result = python("-c", RUN, *arguments, "--report_to", "tensorboard", "wandb", WANDB_MODE="offline")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("model: run/pipeline")
-    assert "trackers: tensorboard wandb" in result.stdout
+    assert "trackers: tensorboard wandb\n" in result.stdout
     for name in ("wandb", "tensorboard"):
         assert result.stdout.count(f"warning: {name} fails (") == 1, result.stdout
     assert "metrics.csv and plots/ do" in result.stdout
