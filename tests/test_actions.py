@@ -46,7 +46,7 @@ def test_find_invalid_accepts_the_borders_in_any_real_type(dtype):
         (0, -0.25, "x is -0.25, outside"),
         (1, 1.5, "y is 1.5, outside"),
         (2, 0.5, "press is 0.5, not 0 or 1"),
-        (2, -1, "press is -1, not 0 or 1"),
+        (2, -1, "press is -1.0, not 0 or 1"),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
