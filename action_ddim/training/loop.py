@@ -27,7 +27,7 @@ from action_ddim.training.ending import data_failures_rescued, end, failures_exp
 from action_ddim.training.interruption import Interrupted, Interruption
 from action_ddim.training.loader import open_data, validate_once
 from action_ddim.training.loss import diffusion_loss, draw_timesteps
-from action_ddim.training.monitoring import log_epoch, plot_epoch, show_realism, show_targets
+from action_ddim.training.monitoring import has_final_plots, log_epoch, plot_epoch, show_realism, show_targets
 from action_ddim.training.resume import Origin
 from action_ddim.training.run import Run, build, check_device, initial_weights, make_accelerator
 from action_ddim.training.run_folder import RunFolder
@@ -56,7 +56,8 @@ def train(config: TrainConfig) -> dict[str, float]:
         accelerator = make_accelerator(config)
         identity = resume.identity(config, accelerator, train_data, val_data)
         origin = resume.find_origin(config, identity, accelerator.print)
-        if origin and origin.is_finished(config):
+        done = origin is not None and origin.is_finished(config)
+        if origin and done and (not config.plot_epochs or has_final_plots(folder)):
             accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")
             folder.rows = origin.rows
             upload(config, folder)
@@ -70,6 +71,10 @@ def train(config: TrainConfig) -> dict[str, float]:
             run.identity = identity
             start(run, len(train_data), origin)
             try:
+                if done:  # but for its last figures, at which it was ended
+                    draw_run(run)
+                    finish(run, saved=True)
+                    return folder.last_metrics()
                 return train_epochs(run, interruption)
             except Interrupted as wish:
                 stop(run, wish.reason)
@@ -167,15 +172,20 @@ def train_epochs(run: Run, interruption: Interruption) -> dict[str, float]:
         if last or is_due(epoch, config.checkpointing_epochs) or is_due(run.update, config.checkpointing_steps or 0):
             saved = save(run)
         if last:
-            if config.plot_epochs:
-                with data_failures_rescued(run), write_failures_said("the plots of the run"):
-                    plot_epoch(run, epoch, final=True)
+            draw_run(run)
             show_targets(run, metrics)
-            run.accelerator.wait_for_everyone()  # the first process draws
             finish(run, saved)
             break
         interruption.check(accelerator)
     return metrics
+
+
+def draw_run(run: Run) -> None:
+    """Draw what is final in a run, where figures are asked for."""
+    if run.config.plot_epochs:
+        with data_failures_rescued(run), write_failures_said("the plots of the run"):
+            plot_epoch(run, run.num_epochs, final=True)
+    run.accelerator.wait_for_everyone()  # the first process draws
 
 
 def train_epoch(run: Run, epoch: int, interruption: Interruption) -> dict[str, float]:

@@ -13,9 +13,11 @@ from action_ddim.evaluation.tables import targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME
 from action_ddim.training import tracking
 from action_ddim.training.run import Run
+from action_ddim.training.run_folder import RunFolder
 from action_ddim.training.validation import validation_indices
 
 NUM_SAMPLES, NUM_SAMPLE_STEPS = 10, 50
+FINAL_PLOTS = ("learning_curves", "samples", "error_by_timestep")
 # Of the loss of answering 0, which a model that learns anything is below after an epoch; not 1, since the sequences differ.
 WORSE_THAN_NONE = 1.5
 
@@ -105,17 +107,19 @@ def epoch_figures(run: Run, indices: np.ndarray, epoch: int) -> dict:
     return {f"val/{name}_epoch_{epoch}": figure for name, figure in figures.items()}
 
 
+def has_final_plots(folder: RunFolder) -> bool:
+    """Say whether the figures of the whole run were drawn, all of `final_figures`."""
+    return all((folder.plots / f"{name}.png").is_file() for name in FINAL_PLOTS)
+
+
 def final_figures(run: Run, indices: np.ndarray) -> dict:
     """Return the figures of the whole run by key: learning curves, samples, and error by diffusion timestep."""
     steps, seed = min(NUM_SAMPLE_STEPS, run.config.num_train_timesteps), run.config.seed
     samples = next(draw_samples(run.pipeline, NUM_SAMPLES, num_inference_steps=steps, seed=seed, batch_size=NUM_SAMPLES))
     rows = indices[:NUM_ERROR_SEQUENCES]
     errors = inference.error_by_timestep(run.pipeline, run.val_data.read(rows).numpy(), rows, seed)
-    return {
-        "val/learning_curves": plots.plot_learning_curves(run.folder.rows),
-        "val/samples": plots.plot_samples(samples),
-        "val/error_by_timestep": plots.plot_error_by_timestep(*errors),
-    }
+    figures = plots.plot_learning_curves(run.folder.rows), plots.plot_samples(samples), plots.plot_error_by_timestep(*errors)
+    return {f"val/{name}": figure for name, figure in zip(FINAL_PLOTS, figures, strict=True)}
 
 
 def card_files(run: Run, row: Mapping[str, float] | None = None) -> dict[str, bytes]:

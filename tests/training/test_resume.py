@@ -242,6 +242,22 @@ def test_finished_run_says_so_and_is_left_alone(run, flags, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
 
 
+def test_run_that_was_killed_at_its_last_figures_draws_them(run, capsys):
+    settings = {**SETTINGS, "plot_epochs": 1}
+    folder = run(**settings)
+    last = next(path for path in list_checkpoints(folder))
+    before = state(last), (folder / "metrics.csv").read_bytes()
+    drawn = {name: (folder / "plots" / f"{name}.png").read_bytes() for name in ("samples", "error_by_timestep")}
+    for name in drawn:
+        (folder / "plots" / f"{name}.png").unlink()
+    run(resume_from_checkpoint="latest", **settings)
+    assert {name: (folder / "plots" / f"{name}.png").read_bytes() for name in drawn} == drawn
+    assert (state(last), (folder / "metrics.csv").read_bytes()) == before
+    capsys.readouterr()
+    run(resume_from_checkpoint="latest", **settings)
+    assert "is finished" in capsys.readouterr().out
+
+
 def test_finished_run_is_uploaded_where_that_is_asked_for(run, monkeypatch, capsys):
     run(**SETTINGS)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
