@@ -102,6 +102,16 @@ def test_a_network_that_knows_the_motion_cleans_far_better_than_any_moving_mean(
     assert ((result.actions >= 0) & (result.actions <= 1)).all()
 
 
+def test_an_axis_that_rests_is_held_whatever_motion_is_predicted():
+    """A pointer at rest in noise: a straight line leaves sqrt(2 / L) of it, and following the prediction far more."""
+    rest = np.full((20, LENGTH, 3), 0.5, np.float32)
+    rest[..., PRESS] = 0
+    pipeline = pipeline_of(next(generate(GestureConfig(num_sequences=20, sequence_length=LENGTH, action_type="swipe"))))
+    forward, logits = pipeline.denoiser.forward, torch.full((20, LENGTH - 1, 2), -40.0)
+    pipeline.denoiser.forward = lambda *words, **settings: (*forward(*words, **settings), logits)
+    assert error(pipeline.denoise(noisy(rest, NOISE), NOISE).actions, rest) < 1.3 * NOISE * (2 / LENGTH) ** 0.5
+
+
 def test_a_noisy_press_is_what_the_network_takes_it_for(gestures):
     recording = noisy(gestures, NOISE)
     recording[:, ::7, PRESS] = 0.4

@@ -31,6 +31,14 @@ def test_every_solver_reconstructs(oracle_pipeline, solver, strength):
     torch.testing.assert_close(cleaned, torch.full((2, SEQ_LEN, 3), (GOAL + 1) / 2), rtol=0, atol=1e-5)
 
 
+def test_reconstruction_by_a_solver_that_draws_is_repeatable():
+    pipeline = gaussian.make_pipeline()
+    pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    actions = np.full((2, pipeline.denoiser.config.seq_len, 3), 0.5, np.float32)
+    first, again = (pipeline.reconstruct(actions, 0.5, 10, generator=seeded(), output_type="pt").actions for _ in range(2))
+    assert torch.equal(first, again)
+
+
 class Watched(gaussian.PosteriorMean):
     """Remembers what it was asked."""
 
