@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ KNOWN_KEYS = {
     "recordings",  # what the import of recordings says of itself
 }
 PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
+PARTIAL = ".part_{}_actions.npy.partial"  # of a part that is under way: cut in two by a kill, it is no data
 MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
 
 
@@ -58,9 +58,14 @@ def write_dataset(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_replaceable(flag, folder, overwrite)
-        first = next(blocks)  # what cannot be made takes the place of nothing
-        remove_dataset(folder)
-        _write_parts(folder, chain([first], blocks), num_sequences, info["sequence_length"], sequences_per_file)
+        _remove_partial(folder)  # of one that was killed
+        try:
+            _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
+            remove_dataset(folder)  # what cannot be made takes the place of nothing
+            for partial in folder.glob(PARTIAL.format("*")):
+                partial.rename(folder / partial.name.removeprefix(".").removesuffix(".partial"))
+        finally:
+            _remove_partial(folder)
         # Last, so that a folder with it is a folder that is whole.
         (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
     except OSError as error:
@@ -87,15 +92,20 @@ def remove_dataset(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _remove_partial(folder: Path) -> None:
+    for partial in folder.glob(PARTIAL.format("*")):
+        partial.unlink()
+
+
 def _write_parts(
     folder: Path, blocks: Iterator[np.ndarray], num_sequences: int, sequence_length: int, sequences_per_file: int
 ) -> None:
-    """Stream the blocks into the part files, so that memory depends on neither the count nor the size of a file."""
+    """Stream the blocks into files that are no parts yet; memory depends on neither the count nor the size of a file."""
     block = np.empty((0, sequence_length, 3), dtype=np.float32)
     with tqdm(total=num_sequences, unit="seq", desc=str(folder), disable=None) as progress:
         for part, first in enumerate(range(0, num_sequences, sequences_per_file)):
             missing = min(sequences_per_file, num_sequences - first)
-            with open(folder / f"part_{part:05d}_actions.npy", "wb") as file:
+            with open(folder / PARTIAL.format(f"{part:05d}"), "wb") as file:
                 shape = (missing * sequence_length, 3)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)

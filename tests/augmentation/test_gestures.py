@@ -9,6 +9,7 @@ from action_ddim.data.writer import KNOWN_KEYS
 from action_ddim.errors import UserError
 from augmentation import gestures
 from augmentation.gestures import BLOCK, GestureConfig, generate, write_gestures
+from tests.conftest import wait_for
 
 
 def draw(**settings):
@@ -155,6 +156,17 @@ def test_overwrite_removes_the_parts_of_a_larger_set_and_nothing_else(tmp_path):
     write(tmp_path, overwrite=True, num_sequences=2)
     assert names_in(tmp_path) == ["dataset.json", "notes.txt", "part_00000_actions.npy"]
     assert len(np.load(tmp_path / "part_00000_actions.npy")) == 20
+
+
+def test_a_generation_that_is_killed_leaves_no_data_and_is_made_again(start, tmp_path):
+    words = ("--output_dir", tmp_path / "d", "--num_sequences", 50_000, "--human", "--sequences_per_file", 100)
+    process = start("-m", "augmentation.generate_click_dataset", *words)
+    wait_for(lambda: len(list((tmp_path / "d").glob(".part_*"))) > 3, process)
+    process.kill()
+    process.wait()
+    assert not list((tmp_path / "d").glob("*_actions.npy"))
+    write(tmp_path / "d")
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["dataset.json", "part_00000_actions.npy"]
 
 
 def test_what_cannot_be_made_takes_the_place_of_nothing(tmp_path, monkeypatch):
