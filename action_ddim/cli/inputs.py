@@ -31,6 +31,7 @@ HABITS = {
     "train_batch_size": ("batch_size",),
     "train_data_dir": ("data_dir",),
 }
+MAY_BE_BLANK = ("--delimiter",)  # a tab, or a space
 ALIKE = 0.7  # of difflib's ratio, 0 to 1: `epochs` is .75 like `num_epochs`
 
 
@@ -52,7 +53,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # what parse_args calls; kept for its messages
         self._words = list(args or ())
-        if any(not word.strip() for word in self._words):
+        before = [None, *self._words]
+        if any(not word.strip() for word, flag in zip(self._words, before, strict=False) if flag not in MAY_BE_BLANK):
             raise UserError(
                 "an argument is blank: a variable of the shell may be unset; and after a line's last backslash the shell takes"
                 " no comment and no space: put comments on lines of their own above the command"

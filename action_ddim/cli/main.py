@@ -4,6 +4,7 @@ Each verb takes the arguments after it, and returns the exit code. A mistake end
 """
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -25,9 +26,11 @@ SPEAK_AFTER_S = 10  # launchers end the others within a second, on a busy machin
 
 def _in_one_line(run: Callable[[], None]) -> int:
     """Run a verb; return its exit code, and print what a person can mend as one line, on one process only."""
-    os.environ["MPLBACKEND"] = "agg"  # no window is opened; a notebook's own backend may not be installed here
     try:
-        run()
+        with _without_windows():
+            run()
+        if sys.stdout:
+            sys.stdout.flush()
     except (UserError, RunError) as error:
         if is_first_process():
             print(f"error: {error}", file=sys.stderr)
@@ -40,13 +43,38 @@ def _in_one_line(run: Callable[[], None]) -> int:
         if is_first_process():
             print(stop)
         return stop.exit_code
-    except BrokenPipeError:  # who read the output has gone, as `head` does
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
         mute(sys.stdout)
         return 141  # as of a process that SIGPIPE ended
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _reader_is_gone() -> bool:
+    """Say whether nobody reads what is printed any more, as after `head` has had enough."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+@contextmanager
+def _without_windows() -> Iterator[None]:
+    """Let matplotlib draw to files only, within: a notebook's own backend may not be installed here."""
+    before = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = before
 
 
 class Door(Protocol):
@@ -111,5 +139,4 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     lines = [f"  {name:<13}{verb.__doc__}" for name, verb in VERBS.items()]
     usage = "\n".join(["usage: action-ddim VERB ...", "", *lines, "", "action-ddim VERB --help lists a verb's flags."])
-    print(usage, file=sys.stdout if word else sys.stderr)
-    return 0 if word else 2
+    return _in_one_line(partial(print, usage, file=sys.stdout if word else sys.stderr)) or (0 if word else 2)

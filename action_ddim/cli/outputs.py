@@ -1,7 +1,9 @@
 """What verbs write: files, looked at before any work and never left half written, and lines that nobody may hear."""
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Unbroken:
-    """A stream of text whose reader may go away, as `head` does, or a `tee` whose disk is full: then nobody hears it.
+    """A stream of text that may come to an end: `head` has read enough, a terminal is closed, the disk of a log is full.
 
-    A training is worth more than its lines.
+    What is said then, nobody hears, and nothing fails: a training is worth more than its lines.
     """
 
     def __init__(self, stream: TextIO):
@@ -26,23 +28,35 @@ class Unbroken:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
+        except OSError:
             mute(self._stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError:
             mute(self._stream)
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
 
 
+@contextmanager
+def unbroken_streams() -> Iterator[None]:
+    """Let what is printed within fail nowhere, whatever becomes of where it goes."""
+    out, err = (stream and Unbroken(stream) for stream in (sys.stdout, sys.stderr))  # a daemon has none
+    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+        yield
+        for stream in filter(None, (out, err)):
+            stream.flush()
+
+
 def mute(stream: TextIO) -> None:
     """Let a stream lead nowhere, with what it still holds: Python would fail to write that at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def check_output(flag: str, path: Path, overwrite: bool) -> None:

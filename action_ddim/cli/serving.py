@@ -21,6 +21,7 @@ from action_ddim.serving.replay import FORMATS, events, render
 from augmentation.gestures import MAX_SCREEN
 
 MIN_RATE = 1e-3  # steps a second
+WILDCARDS = ("0.0.0.0", "::")
 
 
 def replay(argv: list[str], prog: str | None) -> None:
@@ -121,6 +122,8 @@ def studio(argv: list[str], prog: str | None) -> None:
     for name, least in (("seq_len", MIN_SEQ_LEN), ("num_inference_steps", 1)):
         if getattr(args, name) < least:
             raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    if args.host in WILDCARDS:
+        raise UserError(f"--host is {args.host}, no address to open; name one of this machine, as others call it")
     if not 0 <= args.port < 2**16:
         raise UserError(f"--port is {args.port}; give 1 to {2**16 - 1}, or 0 for any that is free")
     from action_ddim.serving.studio.server import serve

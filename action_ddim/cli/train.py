@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -14,13 +13,13 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from action_ddim.cli.inputs import OneLineParser, suggestion
-from action_ddim.cli.outputs import Unbroken
+from action_ddim.cli.outputs import unbroken_streams
 from action_ddim.errors import UserError
 from action_ddim.pretrained import MODEL_SETTINGS, check_agreement, model_settings
 from action_ddim.training.config import TrainConfig
 
-# Data that a flag names takes the place of the data in --config, however that is named there.
 RUN_KEYS = {"action_ddim", "settings", "run", "versions"}  # of a run's config.json
+# Data that a flag names takes the place of the data in --config, however that is named there.
 OTHER_DATA = {"data_dir": ("dataset_name", "dataset_config_name"), "dataset_name": ("data_dir", "val_data_dir")}
 
 
@@ -32,8 +31,7 @@ def train(argv: list[str], prog: str | None) -> None:
     # torch, diffusers and accelerate take seconds to import; --help and flag errors do not wait for them.
     from action_ddim.training.loop import train as train_model
 
-    out, err = Unbroken(sys.stdout), Unbroken(sys.stderr)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
+    with unbroken_streams():
         train_model(config)
 
 

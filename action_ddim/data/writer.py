@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +22,8 @@ KNOWN_KEYS = {
     "recordings",  # what the import of recordings says of itself
 }
 PART_NAME = re.compile(r"part_\d{5}_actions\.npy")
-PARTIAL = ".part_{}_actions.npy.partial"  # of a part that is under way: cut in two by a kill, it is no data
+PARTIAL = ".partial-"  # begins the name of a folder of what is under way
+LEFT_S = 86_400  # one that nothing was written to for so long was left by a process that was killed
 MAX_PARTS = 100_000  # with five digits, the order of names is the order of parts
 
 
@@ -55,25 +60,58 @@ def write_dataset(
     if num_sequences > sequences_per_file * MAX_PARTS:
         raise UserError(f"--sequences_per_file {sequences_per_file} makes more than {MAX_PARTS:,} files; raise it")
     folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _refused(flag, folder, info["sequence_length"]):
         check_replaceable(flag, folder, overwrite)
-        _remove_partial(folder)  # of one that was killed
-        try:
-            _write_parts(folder, blocks, num_sequences, info["sequence_length"], sequences_per_file)
-            remove_dataset(folder)  # what cannot be made takes the place of nothing
-            for partial in folder.glob(PARTIAL.format("*")):
-                partial.rename(folder / partial.name.removeprefix(".").removesuffix(".partial"))
-        finally:
-            _remove_partial(folder)
-        # Last, so that a folder with it is a folder that is whole.
-        (folder / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
+    with staged_dataset(folder, blocks, num_sequences, info, sequences_per_file=sequences_per_file, flag=flag) as partial:
+        put_in_place(partial, folder, overwrite=overwrite, flag=flag)
+
+
+@contextmanager
+def staged_dataset(
+    folder: Path, blocks: Iterator[np.ndarray], num_sequences: int, info: dict, *, sequences_per_file: int = 1000, flag: str
+) -> Iterator[Path]:
+    """Write a data set to a folder of its own in `folder`, made if missing, for `put_in_place`; it is removed at the end.
+
+    What is under way is no data to others, and what is there already stays until there is something to take its place.
+
+    Raises:
+        UserError: there is no room for it.
+    """
+    with _refused(flag, folder, info["sequence_length"]):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{PARTIAL}*"):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as name:
+            partial = Path(name)
+            _write_parts(partial, blocks, num_sequences, info["sequence_length"], sequences_per_file)
+            (partial / "dataset.json").write_text(json.dumps(info, indent=2) + "\n")
+            yield partial
+
+
+def put_in_place(partial: Path, folder: Path, *, overwrite: bool, flag: str) -> None:
+    """Give a staged data set the place of the one in a folder.
+
+    Raises:
+        UserError: as `check_replaceable`.
+    """
+    check_replaceable(flag, folder, overwrite)  # once more: another may have been faster
+    remove_dataset(folder)
+    for path in sorted(partial.glob("*.npy")):
+        path.rename(folder / path.name)
+    # Last, so that a folder with it is a folder that is whole.
+    (partial / "dataset.json").rename(folder / "dataset.json")
+
+
+@contextmanager
+def _refused(flag: str, folder: Path, length: int) -> Iterator[None]:
+    """Say in one line what cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{flag} {folder} cannot be written: {error.strerror or error}") from error
     except MemoryError as error:
-        raise UserError(
-            f"{flag} {folder}: there is no memory for sequences of {info['sequence_length']} steps; make them shorter"
-        ) from error
+        raise UserError(f"{flag} {folder}: there is no memory for sequences of {length} steps; make them shorter") from error
 
 
 def check_replaceable(flag: str, folder: Path, overwrite: bool) -> None:
@@ -92,20 +130,15 @@ def remove_dataset(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_partial(folder: Path) -> None:
-    for partial in folder.glob(PARTIAL.format("*")):
-        partial.unlink()
-
-
 def _write_parts(
     folder: Path, blocks: Iterator[np.ndarray], num_sequences: int, sequence_length: int, sequences_per_file: int
 ) -> None:
-    """Stream the blocks into files that are no parts yet; memory depends on neither the count nor the size of a file."""
+    """Stream the blocks into the part files, so that memory depends on neither the count nor the size of a file."""
     block = np.empty((0, sequence_length, 3), dtype=np.float32)
     with tqdm(total=num_sequences, unit="seq", desc=str(folder), disable=None) as progress:
         for part, first in enumerate(range(0, num_sequences, sequences_per_file)):
             missing = min(sequences_per_file, num_sequences - first)
-            with open(folder / PARTIAL.format(f"{part:05d}"), "wb") as file:
+            with open(folder / f"part_{part:05d}_actions.npy", "wb") as file:
                 shape = (missing * sequence_length, 3)
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)

@@ -73,8 +73,8 @@ class CountedCost:
     def of(self, actions: np.ndarray) -> np.ndarray:
         """Return the costs `(T, K)` of actions with a press of 0 or 1; what is no number is as bad as can be."""
         costs = self(torch.as_tensor(actions)).double().numpy()
-        costs[np.isnan(costs) | ~np.isfinite(actions).all(axis=(1, 2))] = np.inf
-        return costs.reshape(self.num_tasks, -1)
+        bad = np.isnan(costs) | ~np.isfinite(actions).all(axis=(1, 2))
+        return np.where(bad, np.inf, costs).reshape(self.num_tasks, -1)
 
 
 def plan(
@@ -245,6 +245,8 @@ def _given(
         fixed = cost.gestures(shape[2], num_candidates, np.random.default_rng(seed))
     if known is None or mask is None:
         return fixed
+    if np.asarray(mask).dtype != bool:
+        raise ValueError(f"mask holds {np.asarray(mask).dtype}, not booleans")
     parts = [values[None] if values.ndim == 2 else values for values in map(np.asarray, (known, mask))]
     given = Gestures(*(np.broadcast_to(part[:, None], shape).reshape(-1, *shape[2:]).copy() for part in parts))
     return given if fixed is None else Gestures(np.where(given.mask, given.known, fixed.known), given.mask | fixed.mask)

@@ -56,11 +56,7 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
         else:
             yield piece, interval
 
-    for block, of_recording in _with_intervals(blocks):
-        counts.rows += len(block)
-        block = _drop(block, ~(np.isfinite(block.time) & np.isfinite(block.x) & np.isfinite(block.y)), "not_a_number", counts)
-        if not len(block):
-            continue
+    for block, of_recording in _with_intervals(_numbers(blocks, counts)):
         same = bool(pending) and pending[-1].recording == block.recording
         if not same:
             if pending:
@@ -78,6 +74,15 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
                 yield from part(False)
     if pending:
         yield from part(False)
+
+
+def _numbers(blocks: Iterable[Trace], counts: Counts) -> Iterator[Trace]:
+    """Count the rows, and drop those whose time or place is no number."""
+    for block in blocks:
+        counts.rows += len(block)
+        block = _drop(block, ~(np.isfinite(block.time) & np.isfinite(block.x) & np.isfinite(block.y)), "not_a_number", counts)
+        if len(block):
+            yield block
 
 
 def _with_intervals(blocks: Iterable[Trace]) -> Iterator[tuple[Trace, float]]:
@@ -111,13 +116,15 @@ def clean(piece: Trace, max_gap: float, counts: Counts) -> Iterator[Trace]:
     piece = replace(piece, x=piece.x.clip(0, 1), y=piece.y.clip(0, 1))
     piece = _drop_places(piece, _spikes(piece), "too_fast", counts)
     leaps = (np.flatnonzero(np.diff(piece.time) > max_gap) + 1).tolist()
+    ends = np.append(piece.unseen, True)  # of strokes, and of the piece
     for first, end in pairwise([0, *leaps, len(piece)]):
-        yield _mend(piece[first:end], counts)
+        whole = not piece.recording.strokes or ((not first or ends[first]) and ends[end])
+        yield _mend(piece[first:end], whole, counts)
 
 
-def _mend(piece: Trace, counts: Counts) -> Trace:
-    """Drop a lone row, and count what `resample` mends."""
-    if len(piece) == 1 and not piece.press[0]:
+def _mend(piece: Trace, whole: bool, counts: Counts) -> Trace:
+    """Drop a lone row that is no press, or of a stroke that is not whole, and count what `resample` mends."""
+    if len(piece) == 1 and not (whole and piece.press[0]):
         piece = _drop(piece, np.ones(1, bool), "alone", counts)
     counts.change("lost_release", np.count_nonzero(piece.lost[1:] & piece.press[:-1]))
     ends = np.append(piece.unseen[1:], piece.recording.strokes)

@@ -6,7 +6,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, astuple, dataclass, field, fields
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MAX_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS
-from action_ddim.data.writer import check_replaceable, remove_dataset, write_dataset
+from action_ddim.data.writer import check_replaceable, put_in_place, remove_dataset, staged_dataset
 from action_ddim.errors import UserError
 from action_ddim.recordings.cleaning import clean, pieces
 from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
@@ -27,6 +27,7 @@ from action_ddim.recordings.split import SPLITS_BY, group_of, held_out_groups
 from action_ddim.recordings.trace import Box, Counts, Recording
 from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 
+SPLITS = ("val", "train")
 READ_SEQUENCES = 256  # at once, where windows are shared out
 MOST_TOLD = 5  # files that cannot be read, where none can
 MAX_RATE = 1e6  # steps a second
@@ -130,7 +131,7 @@ def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = Fals
     """
     summary = ImportSummary()
     try:
-        for split in ("train", "val"):
+        for split in SPLITS:
             check_replaceable("--out", out / split, overwrite)
         found = _find(config, summary)
         screens = _screens(config, found) if config.screen is None else {}
@@ -257,17 +258,15 @@ def _windows(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Return the windows of each piece of a file, and their group."""
     blocks = read(path, name, config.columns, counts)
-    number = 0
-    for piece, interval in pieces(blocks, config.max_gap, counts):
+    for number, (piece, interval) in enumerate(pieces(blocks, config.max_gap, counts)):
         if interval > 1 / config.min_rate:
             counts.drop("too_sparse", len(piece))
             continue
         screen = _screen(config, piece.recording, screens)
         summary.screens[_owner(piece.recording)] = screen
-        for cleaned in clean(piece.scaled(screen), config.max_gap, counts):
+        for part, cleaned in enumerate(clean(piece.scaled(screen), config.max_gap, counts)):
             steps = resample(cleaned, config.rate, interval, counts)
-            seed = (config.seed, zlib.crc32(path.name.encode()), number)
-            number += 1
+            seed = (config.seed, zlib.crc32(path.name.encode()), number, *([part] if part else ()))
             windows = let_idle(cut(steps, config.seq_len, config.windows, counts, seed), config.idle)
             if len(windows):
                 yield group_of(piece.recording, config.split_by), windows
@@ -276,23 +275,29 @@ def _windows(
 def _share_out(
     config: ImportConfig, groups: list[tuple[str, int]], spool: IO[bytes], out: Path, summary: ImportSummary, overwrite: bool
 ) -> None:
-    for split in ("val", "train"):  # train last: a folder with it is an import that is whole
-        count = summary.count(split)
-        if not count:
-            remove_dataset(out / split)  # of an earlier import, whose people may be those of train now
-            continue
-        info = {
-            "sequence_length": config.seq_len,
-            "rate_hz": config.rate,
-            "source": "recordings",
-            "seed": config.seed,
-            "num_sequences": count,
-            "idle": config.idle,
-            "recordings": _record(config, summary, split),
-        }
-        on_this_side = [((group in summary.held_out) == (split == "val"), number) for group, number in groups]
-        blocks = _blocks(on_this_side, spool, config.seq_len)
-        write_dataset(out / split, blocks, count, info, flag="--out", overwrite=overwrite)
+    with ExitStack() as stack:
+        staged: dict[str, Path] = {}
+        for split in filter(summary.count, SPLITS):
+            info = {
+                "sequence_length": config.seq_len,
+                "rate_hz": config.rate,
+                "source": "recordings",
+                "seed": config.seed,
+                "num_sequences": summary.count(split),
+                "idle": config.idle,
+                "recordings": _record(config, summary, split),
+            }
+            on_this_side = [((group in summary.held_out) == (split == "val"), number) for group, number in groups]
+            blocks = _blocks(on_this_side, spool, config.seq_len)
+            writing = staged_dataset(out / split, blocks, summary.count(split), info, flag="--out")
+            staged[split] = stack.enter_context(writing)
+        # Those of an earlier import, whose people may be on the other side now. Train goes first, and comes last: a folder with
+        # it is an import that is whole.
+        for split in reversed(SPLITS):
+            check_replaceable("--out", out / split, overwrite)
+            remove_dataset(out / split)
+        for split, partial in staged.items():
+            put_in_place(partial, out / split, overwrite=overwrite, flag="--out")
 
 
 def _record(config: ImportConfig, summary: ImportSummary, split: str) -> dict:

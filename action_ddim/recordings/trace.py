@@ -81,7 +81,7 @@ class Trace:
         intervals = np.diff(self.time)[moved]
         intervals = intervals[intervals > 0]
         in_motion = intervals[intervals < MAX_INTERVAL_S]
-        if not len(in_motion) and 2 * len(intervals) > len(moved):
+        if not len(in_motion) and not self.recording.strokes and 2 * len(intervals) > len(moved):
             in_motion = intervals  # most rows are at another place than the one before: it is the device that is slow
         return float(np.median(in_motion)) if len(in_motion) else DEFAULT_INTERVAL_S
 

@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> dict[str, float]:
         identity = resume.identity(config, accelerator, train_data, val_data)
         origin = resume.find_origin(config, identity, accelerator.print)
         done = origin is not None and origin.is_finished(config)
-        if origin and done and (not config.plot_epochs or has_final_plots(folder)):
+        if origin and done and not (config.plot_epochs and origin.is_newest and not has_final_plots(folder)):
             accelerator.print(f"the run in {folder.path} is finished: {origin.path} is after its last epoch")
             folder.rows = origin.rows
             upload(config, folder)

@@ -55,6 +55,11 @@ class Origin:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
             raise UserError(f"{path} cannot be read ({first_line(error)}); give another checkpoint") from error
 
+    @property
+    def is_newest(self) -> bool:
+        """Whether no checkpoint of its folder is a later one."""
+        return all(update_of(path) <= self.progress.update for path in list_checkpoints(self.path.parent))
+
     def is_finished(self, config: TrainConfig) -> bool:
         """Say whether there is nothing left to do."""
         progress, stopping = self.progress, early_stopping(config)

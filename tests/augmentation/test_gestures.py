@@ -1,11 +1,12 @@
 """Synthetic gestures: what is drawn, along which curve, and what is written."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from action_ddim.data.writer import KNOWN_KEYS
+from action_ddim.data.writer import KNOWN_KEYS, write_dataset
 from action_ddim.errors import UserError
 from augmentation import gestures
 from augmentation.gestures import BLOCK, GestureConfig, generate, write_gestures
@@ -161,12 +162,27 @@ def test_overwrite_removes_the_parts_of_a_larger_set_and_nothing_else(tmp_path):
 def test_a_generation_that_is_killed_leaves_no_data_and_is_made_again(start, tmp_path):
     words = ("--output_dir", tmp_path / "d", "--num_sequences", 50_000, "--human", "--sequences_per_file", 100)
     process = start("-m", "augmentation.generate_click_dataset", *words)
-    wait_for(lambda: len(list((tmp_path / "d").glob(".part_*"))) > 3, process)
+    wait_for(lambda: len(list((tmp_path / "d").glob(".partial-*/part_*"))) > 3, process)
     process.kill()
     process.wait()
     assert not list((tmp_path / "d").glob("*_actions.npy"))
+    (left,) = (tmp_path / "d").iterdir()
+    os.utime(left, (0, 0))  # long ago
     write(tmp_path / "d")
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["dataset.json", "part_00000_actions.npy"]
+
+
+def test_of_two_at_once_the_slower_is_refused_and_the_faster_is_whole(tmp_path):
+    def slow():
+        yield np.zeros((3, 10, 3), np.float32)
+        write(tmp_path / "d", num_sequences=7)
+        yield np.zeros((2, 10, 3), np.float32)
+
+    with pytest.raises(UserError, match="holds a data set"):
+        write_dataset(tmp_path / "d", slow(), 5, {"sequence_length": 10, "num_sequences": 5})
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["dataset.json", "part_00000_actions.npy"]
+    assert json.loads((tmp_path / "d" / "dataset.json").read_text())["num_sequences"] == 7
+    assert len(np.load(tmp_path / "d" / "part_00000_actions.npy")) == 7 * 10
 
 
 def test_what_cannot_be_made_takes_the_place_of_nothing(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def test_a_clock_that_is_ahead_once_takes_no_other_row_along():
     assert counts.dropped == {"backward_time": 1}
 
 
-def test_interval_of_a_recording_does_not_depend_on_its_blocks():
+def test_a_first_block_of_few_rows_does_not_tell_the_interval():
     whole = mouse(np.arange(3000) / 10, np.arange(3000) % 2)
     for first in (1, 2, 2000):
         blocks = whole[:first], whole[first:]
@@ -55,6 +55,10 @@ def test_a_press_that_leaves_the_screen_ends_there_and_no_piece_goes_over_the_ho
     (before, after), counts = cleaned(mouse(time, np.where(outside, 1.5, 0.5), (time >= 0.5) & (time < 1.2)))
     assert (before.time[-1], after.time[0]) == (0.99, 7)
     assert counts.dropped == {"outside_screen": 600}
+    stroke = np.array([[0, 0.1, 0.1], [0.01, 0.1, 0.2], [1.5, 1.5, 0.2], [3, 0.5, 0.5], [3.01, 1.5, 0.5]])
+    kept, counts = cleaned(trace_of_strokes(PEN, [stroke]))
+    assert [piece.time.tolist() for piece in kept if len(piece)] == [[0, 0.01]]  # what is left of it later is no dot
+    assert counts.dropped == {"outside_screen": 2, "alone": 1}
     near = mouse([0, 0.01, 0.5, 1.0, 1.01], [0.5, 0.5, 1.5, 0.5, 0.5], [1, 1, 0, 1, 1])
     (piece,), counts = cleaned(near)
     assert piece.lost.tolist() == [False, False, True, False]
@@ -92,6 +96,10 @@ def test_places_outside_the_screen():
 def test_what_is_not_a_number():
     _, counts = cleaned(mouse([0, np.nan, 0.02, 0.03], [0.1, 0.2, np.inf, 0.4]))
     assert counts.dropped == {"not_a_number": 2}
+    x = np.arange(100.0)
+    x[1::2] = np.nan
+    ((_, interval),) = pieces([mouse(0.004 * np.arange(100), x)], 2.0, Counts())
+    assert interval == pytest.approx(0.008)  # of the rows that are there
 
 
 @pytest.mark.parametrize("at", [0, 3, 6])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from action_ddim.cli.main import main
+from action_ddim.data import writer
 from action_ddim.data.dataset import ActionDataset
 from tests.conftest import REAL, one_line
 
@@ -209,6 +210,30 @@ def test_a_folder_in_use_is_refused_and_replaced_where_asked(logs, tmp_path, cap
     capsys.readouterr()
     assert import_data(logs, "--out", tmp_path / "out", "--overwrite") == 2
     one_line(capsys, "mine_actions.npy", "not from here")
+
+
+def test_an_import_that_fails_at_train_leaves_the_one_before(logs, tmp_path, monkeypatch, capsys):
+    assert import_data(logs, "--out", tmp_path / "out") == 0
+    before = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    write_parts = writer._write_parts
+
+    def full(folder, *rest):
+        if folder.parent.name == "train":
+            raise OSError(28, "No space left on device")
+        write_parts(folder, *rest)
+
+    monkeypatch.setattr(writer, "_write_parts", full)
+    assert import_data(logs, "--out", tmp_path / "out", "--seed", 5, "--overwrite") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    after = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_values_parted_by_tabs(tmp_path):
+    rows = "".join(f"{8 * step}\t{step}\t{step}\t1\n" for step in range(300))
+    (tmp_path / "a.tsv").write_text("time\tx\ty\tpress\n" + rows)
+    assert import_data(tmp_path / "a.tsv", "--delimiter", "\t", "--val_fraction", 0, "--out", tmp_path / "out") == 0
+    assert len(windows(tmp_path / "out" / "train")) == 1
 
 
 @pytest.mark.parametrize(

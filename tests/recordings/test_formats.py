@@ -128,6 +128,8 @@ def test_csv_of_other_names_and_units(tmp_path):
 
 
 def test_csv_with_spaces_after_the_commas(tmp_path):
+    _, (trace,) = read(tmp_path, "b.csv", "time,x, x,y,press\n0,0,7,1,0\n")
+    assert trace.x.tolist() == [0]  # the column of that very name
     found, (trace,) = read(tmp_path, "a.csv", "time, x, y, press\n0, 0.5, 1, down\n8, 2, 3, 0\n")
     assert found == "csv"
     assert (trace.x.tolist(), trace.y.tolist(), trace.press.tolist()) == ([0.5, 2], [1, 3], [True, False])

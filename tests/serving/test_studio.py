@@ -160,7 +160,7 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
         (["--seq_len", "0"], "--seq_len is 0"),
         (["--model", "nowhere"], "--model nowhere is not a pipeline folder"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 8765 cannot be had"),
-        (["--host", "0.0.0.0"], "--host '0.0.0.0' is no address to open"),
+        (["--host", "0.0.0.0"], "--host is 0.0.0.0, no address to open"),
         (["--out", "taken"], "--out taken"),
         (["--out", "odd"], "--out odd: its .token cannot be had (Is a directory)"),
         (["--data_dir", "nowhere"], "--data_dir nowhere"),

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from action_ddim.cli.main import train as train_verb
 from action_ddim.cli.train import parse_train_config
 from action_ddim.errors import RunStopped, UserError
-from action_ddim.training.checkpoint import find_damage, list_checkpoints
+from action_ddim.training.checkpoint import find_damage, list_checkpoints, update_of
 from action_ddim.training.config import TrainConfig
 from action_ddim.training.resume import check_identity, data_digest
 from augmentation.gestures import GestureConfig, write_gestures
@@ -243,9 +243,9 @@ def test_finished_run_says_so_and_is_left_alone(run, flags, capsys):
 
 
 def test_run_that_was_killed_at_its_last_figures_draws_them(run, capsys):
-    settings = {**SETTINGS, "plot_epochs": 1}
+    settings = {**SETTINGS, "plot_epochs": 1, "checkpointing_epochs": 1}
     folder = run(**settings)
-    last = next(path for path in list_checkpoints(folder))
+    last = max(list_checkpoints(folder), key=update_of)
     before = state(last), (folder / "metrics.csv").read_bytes()
     drawn = {name: (folder / "plots" / f"{name}.png").read_bytes() for name in ("samples", "error_by_timestep")}
     for name in drawn:
@@ -253,9 +253,14 @@ def test_run_that_was_killed_at_its_last_figures_draws_them(run, capsys):
     run(resume_from_checkpoint="latest", **settings)
     assert {name: (folder / "plots" / f"{name}.png").read_bytes() for name in drawn} == drawn
     assert (state(last), (folder / "metrics.csv").read_bytes()) == before
+    for name in drawn:
+        (folder / "plots" / f"{name}.png").unlink()
     capsys.readouterr()
-    run(resume_from_checkpoint="latest", **settings)
+    # Of an earlier checkpoint, the model and the metrics in the folder are not: it is left as it is.
+    first = min(list_checkpoints(folder), key=update_of)
+    run(**{**settings, "num_epochs": 1, "resume_from_checkpoint": first.name})
     assert "is finished" in capsys.readouterr().out
+    assert (state(last), (folder / "metrics.csv").read_bytes()) == before
 
 
 def test_finished_run_is_uploaded_where_that_is_asked_for(run, monkeypatch, capsys):

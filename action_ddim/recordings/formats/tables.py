@@ -36,7 +36,8 @@ def read_csv(path: Path, numbers: list[str], words: list[str], counts: Counts, d
 
     types = dict.fromkeys(numbers, pa.float64()) | dict.fromkeys(words, pa.string())
     # `time, x, y` has a space before x.
-    spelled = {name.strip(): name for name in _header(path, delimiter)}
+    header = _header(path, delimiter)
+    spelled = {name.strip(): name for name in header} | {name: name for name in header}
     columns = {spelled.get(name, name): kind for name, kind in types.items()}
     try:
         # Rows have numbers, for messages, where one thread parses.

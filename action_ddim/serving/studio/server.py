@@ -25,7 +25,6 @@ from action_ddim.serving.studio.studio import Studio
 
 TYPES = {"studio.html": "text/html", "studio.js": "text/javascript", "studio.css": "text/css"}
 LOOPBACK, HTTP_PORT = "127.0.0.1", 80
-WILDCARDS = ("", "0.0.0.0", "::")
 TOKEN_LENGTH = 32
 TOKEN_FILE = ".token"  # beside the recordings: a page that is open goes on when the studio is started again
 
@@ -101,8 +100,6 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(f"--out {studio.folder}: its {TOKEN_FILE} cannot be had ({reason}); remove it") from error
-    if host in WILDCARDS:
-        raise UserError(f"--host {host!r} is no address to open; name one of this machine, as others call it")
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -139,7 +139,7 @@ class _Tally:
                 if not line.endswith(b"\n"):
                     break
                 if self._offset:  # past the header
-                    self._count(*json.loads(line))
+                    self._count(*check_row(json.loads(line)))
                 self._offset += len(line)
         return Said(self.path.stem, self._rows, self._presses, (self._last - self._first) / 1000)
 

@@ -40,7 +40,7 @@ class Studio:
         self.folder, self.artist, self.data, self.rate, self._seq_len = folder, artist, data, rate, seq_len
         (folder / "sessions").mkdir(parents=True, exist_ok=True)
         self.sessions = Sessions(folder / "sessions")
-        self._exporting = threading.Lock()  # two tabs may ask at once, and there is one folder
+        self._turn = threading.Lock()  # two tabs may ask at once for windows, which are made, and read, by one at a time
         self._exported: dict[Path, int] | None = None  # the sessions that windows/ are made of, and their bytes then
         self._pairs: dict[str, bool] = {}  # whether the left one is real, of pairs not yet guessed
 
@@ -56,7 +56,7 @@ class Studio:
 
     def export(self) -> dict:
         """Make windows of all sessions, in `windows/train` and `windows/val`, as `action-ddim import` does."""
-        with self._exporting:
+        with self._turn:
             return self._export()
 
     def _export(self) -> dict:
@@ -96,17 +96,17 @@ class Studio:
         return {"actions": _numbers(self._real(_whole(asked, "num", 1, MAX_ACTIONS)))}
 
     def _real(self, num: int) -> np.ndarray:
-        data = self.data or self._recorded_windows()
-        return data.read(sorted(random.sample(range(len(data)), min(num, len(data))))).numpy()
+        with self._turn:
+            data = self.data or self._recorded_windows()
+            return data.read(sorted(random.sample(range(len(data)), min(num, len(data))))).numpy()
 
     def _recorded_windows(self) -> "ActionDataset":
         from action_ddim.data.dataset import ActionDataset  # and with it torch, which recording alone does without
 
         folder = self.folder / "windows" / "train"
-        with self._exporting:
-            if self._exported != self._sizes() or not folder.is_dir():
-                self._export()
-            return ActionDataset(folder, seq_len=self.seq_len)
+        if self._exported != self._sizes() or not folder.is_dir():
+            self._export()
+        return ActionDataset(folder, seq_len=self.seq_len)
 
     def draw(self, asked: dict) -> Iterator[dict]:
         """Draw `num` actions: return how many are done, of how many, and these, as they are done.

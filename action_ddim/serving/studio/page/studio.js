@@ -306,7 +306,10 @@ class Recorder {
         const left = lock && localStorage.getItem(key);
         if (!left) return;
         const { header, first, rows } = JSON.parse(left);
-        await new Session(key.slice(prefix.length), header, first, rows).send();
+        const session = new Session(key.slice(prefix.length), header, first, rows);
+        session.keep = () => true; // it stays until all is on disk
+        await session.send();
+        if (localStorage.getItem(key) === left) localStorage.removeItem(key);
         await showSessions();
       }).catch(error => { // the next round tries again
         if (error.status === 400) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
