@@ -295,6 +295,23 @@ def test_keyboard_alone_does_all_but_record(context, studio, model, data):
     assert page.evaluate("document.activeElement.id") == "next"
 
 
+def test_ways_through_points_that_were_changed_meanwhile_are_not_shown(context, studio, model, data):
+    client = studio("--model", model, "--data_dir", data / "train", "--num_inference_steps", 2)
+    page = opened(context, client)
+    page.click("#tab-fill")
+    page.click("#points", position={"x": 200, "y": 100})
+    held = []
+    page.route("**/fill", lambda route: held.append(route))
+    with page.expect_request("**/fill"):
+        page.click("#ways")
+    page.click("#clear")
+    page.click("#points", position={"x": 300, "y": 200})
+    page.click("#points", position={"x": 400, "y": 200}, button="right")  # which puts none
+    held[0].continue_()
+    playwright.expect(page.locator("#ways")).to_be_enabled()
+    playwright.expect(page.locator("#filled")).to_have_text("1 points.")
+
+
 def test_what_replay_sends_is_what_arrives(context, studio, tmp_path):
     client = studio()
     page = opened(context, client)

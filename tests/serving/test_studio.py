@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import signal
+import socket
+import urllib.request
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from action_ddim.cli.main import main
 from action_ddim.data.dataset import ActionDataset
 from augmentation.gestures import GestureConfig, write_gestures
-from tests.conftest import ROOT, SEQ_LEN, one_line
+from tests.conftest import ROOT, SEQ_LEN, one_line, wait_for
 from tests.serving.conftest import HEADER, NAME, drawn_rows
 
 
@@ -174,6 +176,20 @@ def test_mistakes_are_one_line(words, expected, tmp_path, monkeypatch, capsys):
     write_gestures(GestureConfig(num_sequences=2, sequence_length=50), tmp_path / "short")
     assert main(["studio", *words]) == 2
     one_line(capsys, expected)
+
+
+def test_address_can_be_opened_as_it_is_printed(start, tmp_path):
+    """In version 6 of the protocol too, where an address has brackets."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    process = start("-m", "action_ddim", "studio", "--out", tmp_path / "studio", "--port", 0, "--host", "::1")
+    wait_for(lambda: "Ctrl-C" in process.output(), process)
+    address = process.output().split()[1]
+    assert address.startswith("http://[::1]:")
+    with urllib.request.urlopen(address) as answer:
+        assert answer.status == 200
 
 
 def test_mistakes_beside_a_model_are_one_line(model, data, tmp_path, capsys):

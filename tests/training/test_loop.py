@@ -175,6 +175,12 @@ def test_a_short_run_of_nothing_but_skipped_updates_ends_with_advice(run):
         run(velocity_weight=1e38, max_train_steps=2)  # its gradient overflows
 
 
+def test_accumulation_is_the_flags_whatever_the_launcher_says(run, monkeypatch):
+    plain = run("plain")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "3")
+    assert timeless(run("told")) == timeless(plain)
+
+
 def test_accumulation_updates_once_every_so_many_batches(run):
     table = rows(run(batch_size=2, gradient_accumulation_steps=4, num_epochs=3))  # 6 batches: an update of 4, one of 2
     assert [row["update"] for row in table] == ["2", "4", "6"]
