@@ -14,6 +14,7 @@ NUM_CHANNELS = len(CHANNELS)
 X, Y, PRESS = range(NUM_CHANNELS)
 DEFAULT_SEQ_LEN = 250
 MIN_SEQ_LEN = 2  # one step has no first difference
+MAX_RATE = 1e6  # steps a second
 MAX_SEQ_LEN = 1_000_000  # what is longer is a slip of the hand, and more than memory holds of a batch
 PRESS_THRESHOLD = 0.5
 IDLE_MODES = ("hold", "zero")  # between presses: the place is held, or x = y = 0, as a touch screen has none there

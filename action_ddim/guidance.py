@@ -50,11 +50,15 @@ def guide(
         actions = from_model_space(predict_clean(output, sample, alpha_bar, prediction_type), clamp=False)
         value = cost(actions if known is None else known.into_actions(actions))
         if not isinstance(value, torch.Tensor) or value.shape != (len(sample),):
-            found = f"the shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
-            raise ValueError(f"the cost returns {found}, not a tensor ({len(sample)},) with a number a sequence")
+            raise ValueError(f"the cost returns {what_it_is(value)}, not a tensor ({len(sample)},) with a number a sequence")
         if not value.requires_grad:
             raise ValueError("the cost does not depend on the actions in a way that can be differentiated")
         (gradient,) = torch.autograd.grad(value.sum(), sample)
     output, sample = output.detach(), sample.detach()
     clean = predict_clean(output, sample, alpha_bar, prediction_type) - scale * (1 - alpha_bar) / alpha_bar**0.5 * gradient
     return output_for(clean, sample, alpha_bar, prediction_type), *(values.detach() for values in others)
+
+
+def what_it_is(value: object) -> str:
+    """Say of what should have been another tensor what it is: its shape, or its kind."""
+    return f"the shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

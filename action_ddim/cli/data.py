@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from action_ddim.actions import IDLE_MODES, MIN_SEQ_LEN
-from action_ddim.cli.inputs import OneLineParser, screen_size
+from action_ddim.cli.inputs import OneLineParser, check_at_least, screen_size
 from action_ddim.cli.outputs import check_new_folder, check_output
 from action_ddim.errors import RunError, UserError
 from augmentation.gestures import ACTION_TYPES, GestureConfig, write_gestures
@@ -175,8 +175,7 @@ def push_data(argv: list[str], prog: str | None) -> None:
     add("--seq_len", type=int, help="steps a sequence; by default what dataset.json says, else 250")
     add("--out", type=Path, help="folder to write it to instead, made if missing; one that is empty otherwise")
     args = parser.parse_args(argv)
-    if args.seq_len is not None and args.seq_len < MIN_SEQ_LEN:
-        raise UserError(f"--seq_len is {args.seq_len}; give at least {MIN_SEQ_LEN}")
+    check_at_least(args, MIN_SEQ_LEN, "seq_len")
     from action_ddim.data.hub_dataset import check_upload, open_splits, upload, write_layout
     from action_ddim.evaluation.dataset_card import dataset_card
 

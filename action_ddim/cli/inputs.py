@@ -137,10 +137,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def check_at_least(args: argparse.Namespace, least: int, *names: str) -> None:
+    """Hold flags against their least, where they are given, and the seed of a verb that has one against its range."""
     for name in names:
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
-    if not 0 <= args.seed < 2**32:
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}; give at least {least}")
+    if not 0 <= getattr(args, "seed", 0) < 2**32:
         raise UserError(f"--seed is {args.seed}; give 0 to {2**32 - 1}")
 
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from action_ddim.actions import NUM_CHANNELS
+from action_ddim.actions import MAX_RATE, NUM_CHANNELS
 from action_ddim.cli.inputs import add_output, check_at_least, check_outputs, check_steps, model_parser
 from action_ddim.cli.outputs import write_actions, write_plot
 from action_ddim.errors import UserError
 from action_ddim.pretrained import load_pipeline
-from action_ddim.recordings.convert import MAX_RATE
 
 GESTURES = ("click", "double_click", "swipe", "drag")
 # What each cost is made of, as `planning.costs` has it, which takes a second to import.
@@ -65,11 +64,11 @@ def gesture(argv: list[str], prog: str | None) -> None:
         raise UserError(f"{args.word}: {error}") from error
     generators = [seeded_generator(Stream.SAMPLES, args.seed, index) for index in range(len(places))]
     batches = [slice(first, first + args.batch_size) for first in range(0, len(places), args.batch_size)]
-    performed = (
+    performed = [
         gestures.perform(pipeline, asked.rows(batch.start, batch.stop), args.num_inference_steps, generators[batch])
         for batch in batches
-    )
-    actions = np.concatenate([*performed])
+    ]
+    actions = np.concatenate(performed)
     _write(args, actions, f"{len(actions)} of {args.word}")
 
 

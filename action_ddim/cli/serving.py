@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, MAX_SEQ_LEN, MIN_SEQ_LEN
+from action_ddim.actions import DEFAULT_SEQ_LEN, MAX_RATE, MAX_SEQ_LEN, MIN_SEQ_LEN
 from action_ddim.atomic import written_whole
-from action_ddim.cli.inputs import OneLineParser, check_actions, screen_size
+from action_ddim.cli.inputs import OneLineParser, check_actions, check_at_least, screen_size
 from action_ddim.cli.outputs import check_output, check_writable
 from action_ddim.data.action_file import open_action_file
 from action_ddim.data.writer import read_info
 from action_ddim.errors import UserError
 from action_ddim.pretrained import DEVICES
-from action_ddim.recordings.convert import MAX_RATE, ImportConfig
+from action_ddim.recordings.convert import ImportConfig
 from action_ddim.serving.replay import FORMATS, events, render
 from augmentation.gestures import MAX_SCREEN
 
@@ -119,9 +119,8 @@ def studio(argv: list[str], prog: str | None) -> None:
     if missing:
         raise UserError(f'the studio needs {missing[0]}, which is missing: pip install "action-ddim[studio]"')
     _check_rate(args.rate)
-    for name, least in (("seq_len", MIN_SEQ_LEN), ("num_inference_steps", 1)):
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at least {least}")
+    check_at_least(args, MIN_SEQ_LEN, "seq_len")
+    check_at_least(args, 1, "num_inference_steps")
     if args.host in WILDCARDS:
         raise UserError(f"--host is {args.host}, no address to open; name one of this machine, as others call it")
     if not 0 <= args.port < 2**16:

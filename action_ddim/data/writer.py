@@ -63,14 +63,14 @@ def write_dataset(
     with _refused(flag, folder, info["sequence_length"]):
         check_replaceable(flag, folder, overwrite)
     with staged_dataset(folder, blocks, num_sequences, info, sequences_per_file=sequences_per_file, flag=flag) as partial:
-        put_in_place(partial, folder, overwrite=overwrite, flag=flag)
+        replace_dataset(partial, folder, overwrite=overwrite, flag=flag)
 
 
 @contextmanager
 def staged_dataset(
     folder: Path, blocks: Iterator[np.ndarray], num_sequences: int, info: dict, *, sequences_per_file: int = 1000, flag: str
 ) -> Iterator[Path]:
-    """Write a data set to a folder of its own in `folder`, made if missing, for `put_in_place`; it is removed at the end.
+    """Write a data set to a folder of its own in `folder`, made if missing, for `replace_dataset`; it is removed at the end.
 
     What is under way is no data to others, and what is there already stays until there is something to take its place.
 
@@ -89,7 +89,7 @@ def staged_dataset(
             yield partial
 
 
-def put_in_place(partial: Path, folder: Path, *, overwrite: bool, flag: str) -> None:
+def replace_dataset(partial: Path, folder: Path, *, overwrite: bool, flag: str) -> None:
     """Give a staged data set the place of the one in a folder.
 
     Raises:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from action_ddim.actions import NUM_CHANNELS, PRESS, moves
+from action_ddim.guidance import what_it_is
 from action_ddim.inpainting import check_known
 from action_ddim.planning.costs import Value
 from action_ddim.planning.gestures import Gestures
@@ -65,7 +66,7 @@ class CountedCost:
         on_cpu = actions.cpu()
         costs = self.cost(on_cpu if self.num_tasks == 1 else on_cpu.unflatten(0, (self.num_tasks, count)))
         if not isinstance(costs, torch.Tensor) or costs.numel() != len(actions):
-            found = f"the shape {tuple(costs.shape)}" if isinstance(costs, torch.Tensor) else f"a {type(costs).__name__}"
+            found = what_it_is(costs)
             raise ValueError(f"the cost returns {found}, not a tensor with a number for each of {len(actions)} actions")
         return costs.flatten().to(actions.device)
 

@@ -65,8 +65,7 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
         strokes = block.recording.strokes
         if same and abs(block.time[0] - pending[-1].time[-1]) > max_gap:
             yield from part(strokes and not block.unseen[0])
-        leaps = (np.flatnonzero(np.abs(np.diff(block.time)) > max_gap) + 1).tolist()
-        for first, end in pairwise([0, *leaps, len(block)]):
+        for first, end in _stretches(block.time, max_gap):
             pending.append(block[first:end])
             if end < len(block):
                 yield from part(strokes and not block.unseen[end])
@@ -74,6 +73,12 @@ def pieces(blocks: Iterable[Trace], max_gap: float, counts: Counts) -> Iterator[
                 yield from part(False)
     if pending:
         yield from part(False)
+
+
+def _stretches(time: np.ndarray, max_gap: float) -> Iterator[tuple[int, int]]:
+    """Return first row and end of each run of rows between which time makes no leap."""
+    leaps = np.flatnonzero(np.abs(np.diff(time)) > max_gap) + 1
+    return pairwise([0, *leaps.tolist(), len(time)])
 
 
 def _numbers(blocks: Iterable[Trace], counts: Counts) -> Iterator[Trace]:
@@ -115,9 +120,8 @@ def clean(piece: Trace, max_gap: float, counts: Counts) -> Iterator[Trace]:
     counts.change("clipped", np.count_nonzero(reach[reach <= MARGIN] > 0))
     piece = replace(piece, x=piece.x.clip(0, 1), y=piece.y.clip(0, 1))
     piece = _drop_places(piece, _spikes(piece), "too_fast", counts)
-    leaps = (np.flatnonzero(np.diff(piece.time) > max_gap) + 1).tolist()
     ends = np.append(piece.unseen, True)  # of strokes, and of the piece
-    for first, end in pairwise([0, *leaps, len(piece)]):
+    for first, end in _stretches(piece.time, max_gap):
         whole = not piece.recording.strokes or ((not first or ends[first]) and ends[end])
         yield _mend(piece[first:end], whole, counts)
 

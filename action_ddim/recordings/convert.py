@@ -16,22 +16,20 @@ from typing import IO
 import numpy as np
 from tqdm.auto import tqdm
 
-from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MAX_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS
-from action_ddim.data.writer import check_replaceable, put_in_place, remove_dataset, staged_dataset
+from action_ddim.actions import DEFAULT_SEQ_LEN, IDLE_MODES, MAX_RATE, MAX_SEQ_LEN, MIN_SEQ_LEN, NUM_CHANNELS
+from action_ddim.data.writer import check_replaceable, remove_dataset, replace_dataset, staged_dataset
 from action_ddim.errors import UserError
 from action_ddim.recordings.cleaning import clean, pieces
 from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
 from action_ddim.recordings.formats.detect import FORMATS, detect, read
 from action_ddim.recordings.resample import resample
 from action_ddim.recordings.split import SPLITS_BY, group_of, held_out_groups
-from action_ddim.recordings.trace import Box, Counts, Recording
+from action_ddim.recordings.trace import FRACTIONS, Box, Counts, Recording
 from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 
 SPLITS = ("val", "train")
 READ_SEQUENCES = 256  # at once, where windows are shared out
 MOST_TOLD = 5  # files that cannot be read, where none can
-MAX_RATE = 1e6  # steps a second
-FRACTIONS = (1.0, 1.0)  # the screen of places that are fractions of it, whatever its size
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,10 @@ class ImportConfig:
         if len(self.columns.delimiter) != 1:
             raise UserError(f"--delimiter is {self.columns.delimiter!r}; give one character")
         for name, most in (("rate", MAX_RATE), ("max_gap", math.inf), ("min_rate", math.inf)):
-            if not 0 < getattr(self, name) < math.inf or getattr(self, name) > most:
+            value = getattr(self, name)
+            if not 0 < value < math.inf or value > most:
                 upper = "" if most == math.inf else f", up to {most:g}"
-                raise UserError(f"--{name} is {getattr(self, name):g}; give a number above 0{upper}")
+                raise UserError(f"--{name} is {value:g}; give a number above 0{upper}")
         if self.seq_len > MAX_SEQ_LEN:
             raise UserError(f"--seq_len is {self.seq_len}; give at most {MAX_SEQ_LEN}")
         if not 0 <= self.val_fraction < 1:
@@ -297,7 +296,7 @@ def _share_out(
             check_replaceable("--out", out / split, overwrite)
             remove_dataset(out / split)
         for split, partial in staged.items():
-            put_in_place(partial, out / split, overwrite=overwrite, flag="--out")
+            replace_dataset(partial, out / split, overwrite=overwrite, flag="--out")
 
 
 def _record(config: ImportConfig, summary: ImportSummary, split: str) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 
 # What a device that sends only changes leaves between two rows where nothing tells otherwise; most send at 60 Hz.
 DEFAULT_INTERVAL_S = 1 / 60
+FRACTIONS = (1.0, 1.0)  # the screen of places that are fractions of it, whatever its size
 MAX_INTERVAL_S = 0.5  # rows further apart tell of a rest, not of how often the device sends
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from action_ddim.errors import UserError
 from action_ddim.recordings.formats.tables import read_csv, read_parquet
-from action_ddim.recordings.trace import Counts, Recording, Trace, make_trace, runs
+from action_ddim.recordings.trace import FRACTIONS, Counts, Recording, Trace, make_trace, runs
 
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 PLACE_UNITS = ("pixels", "fraction")
@@ -65,7 +65,7 @@ def read_table(path: Path, counts: Counts, columns: Columns, *, is_parquet: bool
                     raise UserError(f"{path}: rows of {what} come back after others; sort the file by session and time")
                 done.add((user, session))
                 last, start = (user, session), time[first]
-            screen = (1.0, 1.0) if columns.place_unit == "fraction" else None
+            screen = FRACTIONS if columns.place_unit == "fraction" else None
             recording = Recording(str(path), "pointer", user, session, screen=screen)
             seconds = (time[first:end] - start) / TIME_UNITS[columns.time_unit]
             yield make_trace(recording, seconds, x[first:end], y[first:end], press[first:end])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from action_ddim.errors import UserError, first_line
-from action_ddim.recordings.trace import Counts, Recording, Trace, make_trace, trace_of_strokes
+from action_ddim.recordings.trace import FRACTIONS, Counts, Recording, Trace, make_trace, trace_of_strokes
 
 OMNIGLOT_SCREEN = (105.0, 105.0)  # of the drawing area; strokes run over its edge by a few
 
@@ -65,7 +65,7 @@ def read_futo(path: Path, counts: Counts) -> Iterator[Trace]:
                 sitting = word["session"]
                 if not isinstance(sitting, str):
                     raise TypeError(f"session {sitting!r}")
-                recording = Recording(str(path), "touch", sitting, sitting, f"line {number}", (1.0, 1.0), strokes=True)
+                recording = Recording(str(path), "touch", sitting, sitting, f"line {number}", FRACTIONS, strokes=True)
                 yield trace_of_strokes(recording, [_points(word["data"])], 1e3)
             except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: {first_line(error)} is wrong; it is no swiped word") from error

@@ -33,7 +33,7 @@ class Artist:
         folder = find_pipeline(model)
         self.name, self.num_inference_steps = model, num_inference_steps
         self.rate_hz = read_card(folder).rate_hz
-        settings = model_settings(model, "--model")
+        settings = model_settings(str(folder), "--model")
         self.seq_len, most = int(settings["seq_len"]), int(settings["num_train_timesteps"])
         if num_inference_steps > most:
             raise UserError(
