@@ -7,7 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -119,11 +119,16 @@ class ImportSummary:
         return sum(count for group, count in self.windows.items() if (group in self.held_out) == (split == "val"))
 
 
-def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = False) -> ImportSummary:
+def import_recordings(
+    config: ImportConfig, out: Path, *, overwrite: bool = False, lone_to_train: bool = False
+) -> ImportSummary:
     """Write `out/train` and, unless nothing is held out, `out/val`, each with a `dataset.json` that says where it is from.
 
     Files are read in pieces, and may be larger than memory. A file that cannot be read leaves nothing behind, and is named in
     the summary.
+
+    Args:
+        lone_to_train: Whether a single group is all train, where some share of the windows was to be held out.
 
     Raises:
         UserError: nothing can be imported, the folder is in use, or, where that is strict, a file cannot be read.
@@ -144,6 +149,8 @@ def import_recordings(config: ImportConfig, out: Path, *, overwrite: bool = Fals
                 dropped = {**summary.counts.dropped, **summary.counts.windows_dropped}
                 why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are no rows"
                 raise UserError(f"{config.sources[0]}: {summary.counts.rows} rows give no window ({why}); see --help")
+            if lone_to_train and len(summary.windows) == 1:  # of what there is one of, nothing can be held out
+                config = replace(config, val_fraction=0.0)
             summary.held_out = held_out_groups(summary.windows, config.val_fraction, config.seed, config.split_by)
             _share_out(config, groups, spool, out, summary, overwrite)
     except OSError as error:

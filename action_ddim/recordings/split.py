@@ -9,10 +9,6 @@ from action_ddim.recordings.trace import Recording
 SPLITS_BY = ("user", "session", "file")
 
 
-class OneGroupError(UserError):
-    """There is one group, and nothing to hold out."""
-
-
 def group_of(recording: Recording, split_by: str) -> str:
     """Return what must lie on one side. Where nobody is named, a file is a person of its own."""
     if split_by == "user" and recording.user:
@@ -29,13 +25,13 @@ def held_out_groups(sizes: Counter[str], fraction: float, seed: int, split_by: s
         sizes: Windows of each group.
 
     Raises:
-        OneGroupError: there are fewer than two groups.
+        UserError: there are fewer than two groups.
     """
     if not fraction:
         return set()
     if len(sizes) < 2:
         remedy = "record more, split by less with --split_by session or file, or give --val_fraction 0 and validation data"
-        raise OneGroupError(f"--split_by {split_by} finds one {split_by} to share out between train and val; {remedy}")
+        raise UserError(f"--split_by {split_by} finds one {split_by} to share out between train and val; {remedy}")
     order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
     wanted, count = fraction * sizes.total(), 0
     held_out: set[str] = set()

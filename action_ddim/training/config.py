@@ -198,7 +198,7 @@ class TrainConfig:
         above=0,
         may_change=True,
     )
-    seed: int = _flag("seed of weights, data order and noise", default=0, group="training", at_least=0)
+    seed: int = _flag("seed of weights, data order and noise", default=0, group="training", at_least=0, at_most=2**32 - 1)
 
     recon_strength: float = _flag(
         "validation: how far up the noise schedule sequences go before they are reconstructed, above 0 to 1",
@@ -315,8 +315,6 @@ class TrainConfig:
         for name in ("dropout", "ema_decay"):
             if getattr(self, name) >= 1:
                 raise UserError(f"--{name} is {getattr(self, name):g}; give 0 to below 1")
-        if self.seed >= 2**32:
-            raise UserError(f"--seed is {self.seed}; give at most {2**32 - 1}")
         if self.recon_strength > 1:
             raise UserError(f"--recon_strength is {self.recon_strength:g}; give a fraction above 0, up to 1")
         if self.loss_balance > 1:

@@ -3,7 +3,6 @@
 import random
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ import numpy as np
 from action_ddim.errors import UserError
 from action_ddim.recordings.convert import ImportConfig, import_recordings
 from action_ddim.recordings.formats.studio import is_number
-from action_ddim.recordings.split import OneGroupError
 from action_ddim.serving.studio.sessions import Sessions
 
 if TYPE_CHECKING:
@@ -73,10 +71,7 @@ class Studio:
             split_by="session",
             val_fraction=HELD_OUT,
         )
-        try:
-            summary = import_recordings(config, self.folder / "windows", overwrite=True)
-        except OneGroupError:
-            summary = import_recordings(replace(config, val_fraction=0.0), self.folder / "windows", overwrite=True)
+        summary = import_recordings(config, self.folder / "windows", overwrite=True, lone_to_train=True)
         self._exported = sizes
         counts = summary.counts
         return {
