@@ -14,6 +14,7 @@ from playwright import sync_api as playwright
 
 from action_ddim.cli.main import main
 from action_ddim.serving.replay import events, render
+from tests.conftest import wait_for
 from tests.serving.conftest import HEADER, NAME, drawn_rows
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,7 @@ def context(browser):
     thrown = []
     made = browser.new_context(viewport={"width": 1000, "height": 800}, has_touch=True)
     made.add_init_script(COUNTER)
-    made.on("weberror", lambda error: thrown.append(str(error.error)))
+    made.on("weberror", lambda error: thrown.append(error.error.stack or str(error.error)))
     yield made
     made.close()
     assert not thrown
@@ -164,6 +165,44 @@ def test_a_full_storage_of_the_browser_is_told_and_loses_nothing(context, studio
     studio(port=client.port)
     all_arrive(page, tmp_path / "studio")
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+
+
+def test_a_studio_that_stops_before_it_lists_what_it_has_is_told(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    context.route("**/state", lambda route: route.abort())
+    draw_wave(page, 0, steps=5)
+    playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+    playwright.expect(page.locator("#about")).to_contain_text("the studio does not answer; start it again")
+    context.unroute("**/state")
+    draw_wave(page, 1, steps=5)
+    playwright.expect(page.locator("#about")).to_contain_text("Recordings are kept")
+
+
+# Rows wait until the page goes, and what it asks for then is noted: without `keepalive` a browser may give up the request.
+LAST_WORDS = """
+window.setInterval = () => {};
+const ask = window.fetch;
+let gone = false;
+addEventListener("pagehide", () => { gone = true; }, true);
+window.fetch = (path, options) => {
+  if (gone) localStorage[`last words ${path}`] = options.keepalive;
+  return ask(path, options);
+};
+"""
+
+
+def test_a_page_that_goes_sends_what_it_has(context, studio, tmp_path):
+    """The last rows of a page that is left do not wait for the next one."""
+    context.add_init_script(LAST_WORDS)
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0, steps=3)
+    told = counted(page)
+    page.goto("about:blank")
+    wait_for(lambda: rows_on_disk(tmp_path / "studio") == told, client.process)
+    page.goto(client.address)
+    assert page.evaluate("localStorage['last words rows']") == "true"
 
 
 def test_rows_go_on_where_a_session_is_deleted(context, studio, tmp_path):

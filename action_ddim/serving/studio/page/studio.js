@@ -30,7 +30,7 @@ async function request(path, options = {}) {
 }
 
 const post = (path, message = {}, options = {}) => request(path, { method: "POST", body: JSON.stringify(message), ...options });
-const ask = async (path, message) => (await post(path, message)).json();
+const ask = async (path, message, options) => (await post(path, message, options)).json();
 
 // Ask for actions that come a few at a time; hear of each batch.
 async function askForMany(path, message, hear) {
@@ -310,7 +310,7 @@ class Recorder {
         session.keep = () => true; // it stays until all is on disk
         await session.send();
         if (localStorage.getItem(key) === left) localStorage.removeItem(key);
-        await showSessions();
+        showSessions();
       }).catch(error => { // the next round tries again
         if (error.status === 400) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
       });
@@ -319,7 +319,13 @@ class Recorder {
 }
 
 async function showSessions() {
-  const state = await (await request("state")).json();
+  let state;
+  try {
+    state = await (await request("state")).json();
+  } catch (error) {
+    say("about", error.message, true);
+    return;
+  }
   const rows = state.sessions.toReversed().map(({ name, rows, presses, seconds }) => {
     const row = document.createElement("tr");
     for (const text of [name, rows, presses, seconds.toFixed(1)]) row.insertCell().textContent = text;
@@ -329,7 +335,7 @@ async function showSessions() {
   byId("sessions").hidden = !rows.length;
   const model = state.model ? `model ${state.model.name}: ${state.model.state}` : "no model (start with --model to draw)";
   say("about", `Recordings are kept in ${state.folder}; ${model}.`);
-  if (state.model?.state === "loading") setTimeout(() => showSessions().catch(() => {}), 1000);
+  if (state.model?.state === "loading") setTimeout(showSessions, 1000);
   rate = state.rate;
 }
 
@@ -503,4 +509,4 @@ tabs.forEach((tab, number) => {
 });
 addEventListener("resize", drawFilling);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFilling);
-showSessions().catch(error => say("about", error.message, true));
+showSessions();
