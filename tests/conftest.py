@@ -163,13 +163,13 @@ class Process(subprocess.Popen):
     """A Python process that is at work while a test looks on; everything it says goes to one file."""
 
     def __init__(self, home: Path, *arguments):
-        self._log = tempfile.NamedTemporaryFile("w+", dir=home, prefix="log_")  # noqa: SIM115  (closed with the process)
+        self._log = tempfile.NamedTemporaryFile(dir=home, prefix="log_")  # noqa: SIM115  (closed with the process)
         streams = {"stdin": subprocess.DEVNULL, "stdout": self._log, "stderr": subprocess.STDOUT}
         super().__init__([sys.executable, *map(str, arguments)], cwd=home, env=environment(home), **streams)
 
     def output(self) -> str:
-        self._log.seek(0)
-        return self._log.read()
+        # By its name: to wind a shared handle back would have the process write over what it said.
+        return Path(self._log.name).read_text(errors="replace")
 
 
 @pytest.fixture
