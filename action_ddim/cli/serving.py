@@ -1,6 +1,8 @@
 """The verbs for models and actions put to use: `replay`, `studio`. Exported models are `export`'s, in model."""
 
 import argparse
+import ipaddress
+import socket
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -21,7 +23,6 @@ from action_ddim.serving.replay import FORMATS, events, render
 from augmentation.gestures import MAX_SCREEN
 
 MIN_RATE = 1e-3  # steps a second
-WILDCARDS = ("0.0.0.0", "::")
 
 
 def replay(argv: list[str], prog: str | None) -> None:
@@ -121,8 +122,7 @@ def studio(argv: list[str], prog: str | None) -> None:
     _check_rate(args.rate)
     check_at_least(args, MIN_SEQ_LEN, "seq_len")
     check_at_least(args, 1, "num_inference_steps")
-    if args.host in WILDCARDS:
-        raise UserError(f"--host is {args.host}, no address to open; name one of this machine, as others call it")
+    host = _as_browsers_write(args.host)
     if not 0 <= args.port < 2**16:
         raise UserError(f"--port is {args.port}; give 1 to {2**16 - 1}, or 0 for any that is free")
     from action_ddim.serving.studio.server import serve
@@ -141,13 +141,29 @@ def studio(argv: list[str], prog: str | None) -> None:
         takes = (artist.seq_len, f"--model {args.model}") if artist else (args.seq_len, "--seq_len")
         data = open_for_model("--data_dir", str(args.data_dir), *takes)
         said = _description(args.data_dir).get("rate_hz")
+        if artist and artist.rate_hz and said and artist.rate_hz != said:
+            raise UserError(
+                f"--data_dir {args.data_dir} has {said:g} steps a second, --model {args.model} {artist.rate_hz:g};"
+                " give windows of the model's rate, which action-ddim import makes"
+            )
     rate = args.rate or (artist and artist.rate_hz) or said or ImportConfig.rate
     try:
         made = Studio(args.out, artist, data, rate, args.seq_len)
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
     with suppress(KeyboardInterrupt):  # which is how a studio is closed
-        serve(made, args.host, args.port, lambda address: print(f"open {address}\nCtrl-C closes the studio.", flush=True))
+        serve(made, host, args.port, lambda address: print(f"open {address}\nCtrl-C closes the studio.", flush=True))
+
+
+def _as_browsers_write(host: str) -> str:
+    """Return an address in the form that a browser asks for it by, and a name as it is."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4][0]
+    except (OSError, UnicodeError):
+        return host
+    if ipaddress.ip_address(found).is_unspecified:
+        raise UserError(f"--host is {host}, no address to open; name one of this machine, as others call it")
+    return str(found)
 
 
 def _studio_parser(prog: str | None) -> argparse.ArgumentParser:

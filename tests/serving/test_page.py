@@ -162,9 +162,111 @@ def test_a_full_storage_of_the_browser_is_told_and_loses_nothing(context, studio
     playwright.expect(page.locator("#recorded")).to_contain_text(
         "start it again, in the same folder. The browser keeps no more"
     )
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.close(run_before_unload=True)
     studio(port=client.port)
     all_arrive(page, tmp_path / "studio")
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+    assert asked == ["beforeunload"]
+
+
+def test_a_studio_that_hangs_is_told_and_loses_nothing(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0, steps=5)
+    all_arrive(page, tmp_path / "studio")
+    os.kill(client.process.pid, signal.SIGSTOP)
+    draw_wave(page, 1)
+    page.click("#export")
+    playwright.expect(page.locator("#recorded")).to_contain_text("the studio has not answered yet")
+    os.kill(client.process.pid, signal.SIGCONT)
+    playwright.expect(page.locator("#exported p")).to_contain_text(f"of {counted(page)} rows")  # the last ones too
+    playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
+    all_arrive(page, tmp_path / "studio")
+
+
+def test_an_answer_that_comes_late_cuts_off_nothing(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    held = []
+    page.route("**/rows", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    with page.expect_request("**/rows"):
+        draw_wave(page, 0, steps=5)
+    draw_wave(page, 1, steps=5)
+    page.evaluate("dispatchEvent(new Event('pagehide'))")  # of a page that comes back
+    page.wait_for_timeout(500)
+    first, second = held
+    late = first.fetch()
+    second.continue_()
+    all_arrive(page, tmp_path / "studio")
+    first.fulfill(response=late)
+    draw_wave(page, 2, steps=5)
+    all_arrive(page, tmp_path / "studio")
+
+
+def test_rows_that_a_page_left_are_written_where_their_session_is_deleted(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    before = counted(page)
+    os.kill(client.process.pid, signal.SIGKILL)
+    client.process.wait()
+    draw_wave(page, 1)
+    page.wait_for_timeout(500)
+    page.close()
+    (path,) = (tmp_path / "studio" / "sessions").iterdir()
+    path.unlink()
+    client = studio(port=client.port)
+    os.system(f"prlimit --pid {client.process.pid} --fsize=10:unlimited")
+    page = opened(context, client)
+    playwright.expect(page.locator("#recorded")).to_contain_text(
+        "Rows of an earlier page wait: the disk does not take it: File too large"
+    )
+    os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
+    all_arrive(page, tmp_path / "studio", but=before)
+
+
+def test_a_browser_that_keeps_nothing_records_and_comes_to_rest(context, studio, tmp_path):
+    refused = "() => { throw new DOMException('', 'SecurityError'); }"
+    context.add_init_script(f"Storage.prototype.setItem = Storage.prototype.removeItem = Storage.prototype.getItem = {refused}")
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0)
+    all_arrive(page, tmp_path / "studio")
+    page.wait_for_timeout(500)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(1000)
+    assert not asked
+
+
+def test_a_page_without_the_token_records_nothing(context, studio):
+    client = studio()
+    page = context.new_page()
+    page.goto(client.address.split("?")[0])
+    playwright.expect(page.locator("#about")).to_contain_text("open the address that it printed")
+    playwright.expect(page.locator("#toggle")).to_be_disabled()
+
+
+def test_a_model_that_loads_is_asked_for_once_a_second(context, studio):
+    client = studio()
+
+    def loading(route) -> None:
+        state = route.fetch().json()
+        route.fulfill(json={**state, "model": {"name": "large", "state": "loading"}})
+
+    context.route("**/state", loading)
+    page = opened(context, client)
+    for column in range(3):
+        draw_wave(page, column, steps=10, pause_ms=50)
+    page.wait_for_timeout(500)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(3000)
+    assert 2 <= len(asked) <= 4
+    context.unroute_all(behavior="wait")
 
 
 def test_a_studio_that_stops_before_it_lists_what_it_has_is_told(context, studio, tmp_path):
@@ -175,7 +277,6 @@ def test_a_studio_that_stops_before_it_lists_what_it_has_is_told(context, studio
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
     playwright.expect(page.locator("#about")).to_contain_text("the studio does not answer; start it again")
     context.unroute("**/state")
-    draw_wave(page, 1, steps=5)
     playwright.expect(page.locator("#about")).to_contain_text("Recordings are kept")
 
 
@@ -203,6 +304,9 @@ def test_a_page_that_goes_sends_what_it_has(context, studio, tmp_path):
     wait_for(lambda: rows_on_disk(tmp_path / "studio") == told, client.process)
     page.goto(client.address)
     assert page.evaluate("localStorage['last words rows']") == "true"
+    page.fill("#person", "ada")
+    page.reload()
+    playwright.expect(page.locator("#person")).to_have_value("ada")
 
 
 def test_rows_go_on_where_a_session_is_deleted(context, studio, tmp_path):
@@ -257,6 +361,97 @@ def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(con
     assert len({tuple(row[1:3]) for row in found["touch"]}) == 1
 
 
+def read_sessions(folder: Path) -> list[tuple[dict, list]]:
+    """Return the header and the rows of each session."""
+    found = (map(json.loads, path.read_text().splitlines()) for path in (folder / "sessions").iterdir())
+    return [(header, rows) for header, *rows in found]
+
+
+def test_a_press_within_a_selection_of_text_is_no_drag_of_it(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    page.keyboard.press("Control+a")
+    draw_wave(page, 0, steps=25)
+    all_arrive(page, tmp_path / "studio")
+    ((_, rows),) = read_sessions(tmp_path / "studio")
+    assert [row[3] for row in rows] == [0, *[1] * 26, 0]
+
+
+def test_a_press_that_is_taken_away_ends_where_it_was(context, studio, tmp_path):
+    """Some events that cancel a press tell no place."""
+    client = studio()
+    page = opened(context, client)
+    draw_wave(page, 0, steps=5, lift=False)
+    page.dispatch_event("#pad", "pointercancel", {"pointerType": "mouse", "pointerId": 1, "clientX": 0, "clientY": 0})
+    wait_for(lambda: rows_on_disk(tmp_path / "studio") == counted(page) + 1, client.process)
+    ((_, rows),) = read_sessions(tmp_path / "studio")
+    assert rows[-1][1:4] == [*rows[-2][1:3], 0]
+
+
+WIDTHS = """
+window.widths = {};
+window.addEventListener("pointermove", event => {
+  widths[+event.timeStamp.toFixed(3)] = document.getElementById("pad").getBoundingClientRect().width;
+}, true);
+"""
+
+
+def test_rows_are_of_the_size_that_the_field_had(context, studio, tmp_path):
+    context.add_init_script(WIDTHS)
+    client = studio()
+    page = opened(context, client)
+    for step in range(20):
+        page.set_viewport_size({"width": 1000 - 200 * (step % 2), "height": 800})
+        page.mouse.move(200 + 5 * step, 400)
+    all_arrive(page, tmp_path / "studio")
+    widths = page.evaluate("widths")
+    found = [(header["width"], widths[f"{row[0]:g}"]) for header, rows in read_sessions(tmp_path / "studio") for row in rows]
+    assert len(found) == 20
+    assert all(said == was for said, was in found)
+    assert len(set(found)) == 2
+
+
+def test_a_field_that_moves_under_the_pointer_is_no_motion(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    page.mouse.move(300, 400)
+    page.mouse.move(310, 400)
+    page.evaluate("document.querySelector('h1').style.marginTop = '50px'")
+    page.mouse.move(320, 400)
+    page.mouse.move(330, 400)
+    all_arrive(page, tmp_path / "studio")
+    ((_, rows),) = read_sessions(tmp_path / "studio")
+    assert [row[5] for row in rows] == [0, 1, 0, 1]
+
+
+def test_a_finger_draws_beside_a_thumb_that_rests(context, studio, tmp_path):
+    client = studio()
+    page = opened(context, client)
+    touch = context.new_cdp_session(page)
+    thumb, finger = {"x": 5, "y": 5, "id": 1}, {"x": 400, "y": 400, "id": 2}
+
+    def send(kind: str, *points: dict) -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    send("touchStart", thumb)
+    send("touchStart", thumb, finger)
+    for step in range(5):
+        send("touchMove", thumb, {**finger, "x": 420 + 20 * step})
+    another = {"x": 300, "y": 500, "id": 3}
+    send("touchStart", thumb, finger, another)  # which is none of the stroke
+    send("touchMove", thumb, finger, {**another, "x": 320})
+    send("touchEnd", thumb, another)
+    send("touchEnd")
+    playwright.expect(page.locator("#sessions tbody tr")).to_have_count(1)
+    page.wait_for_timeout(500)
+    ((header, rows),) = read_sessions(tmp_path / "studio")
+    assert header["device"] == "touch"
+    box = page.locator("#pad").bounding_box()
+    assert {round(row[2] + box["y"]) for row in rows} == {400}
+    assert [row[3] for row in rows][:6] == [1] * 6
+    assert rows[-1][3] == 0
+
+
 def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):
     client = studio("--seq_len", 50, "--rate", 100)
     page = opened(context, client)
@@ -309,9 +504,20 @@ def test_keyboard_alone_does_all_but_record(context, studio, model, data):
     tab_to("others")
     press("Enter")
     playwright.expect(page.locator("#watched")).to_contain_text("8 real, 8 drawn")
+    assert page.evaluate("document.activeElement.id") == "others"  # a button that waited has the focus again
     tab_to("pause")
+
+    def picture_changes() -> bool:
+        picture = "document.getElementById('real').toDataURL()"
+        before = page.evaluate(picture)
+        page.wait_for_timeout(400)
+        return page.evaluate(picture) != before
+
+    assert picture_changes()
     press("Space")
     assert page.locator("#pause").get_attribute("aria-pressed") == "true"
+    page.wait_for_timeout(100)
+    assert not picture_changes()
     press("Shift+Tab")
     press("Shift+Tab")
     press("ArrowRight")

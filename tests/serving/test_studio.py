@@ -10,9 +10,14 @@ import urllib.request
 
 import numpy as np
 import pytest
+import torch
 
 from action_ddim.cli.main import main
 from action_ddim.data.dataset import ActionDataset
+from action_ddim.errors import UserError
+from action_ddim.serving.studio.drawing import Artist
+from action_ddim.serving.studio.server import _lines
+from action_ddim.serving.studio.sessions import Sessions
 from augmentation.gestures import GestureConfig, write_gestures
 from tests.conftest import ROOT, SEQ_LEN, one_line, wait_for
 from tests.serving.conftest import HEADER, NAME, drawn_rows
@@ -163,6 +168,8 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
         (["--model", "nowhere"], "--model nowhere is not a pipeline folder"),
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid --port 8765 cannot be had"),
         (["--host", "0.0.0.0"], "--host is 0.0.0.0, no address to open"),
+        (["--host", "0"], "--host is 0, no address to open"),
+        (["--host", "::0"], "--host is ::0, no address to open"),
         (["--out", "taken"], "--out taken"),
         (["--out", "odd"], "--out odd: its .token cannot be had (Is a directory)"),
         (["--data_dir", "nowhere"], "--data_dir nowhere"),
@@ -178,17 +185,19 @@ def test_mistakes_are_one_line(words, expected, tmp_path, monkeypatch, capsys):
     one_line(capsys, expected)
 
 
-def test_address_can_be_opened_as_it_is_printed(start, tmp_path):
-    """In version 6 of the protocol too, where an address has brackets."""
+@pytest.mark.parametrize(("host", "expected"), [("::1", "[::1]"), ("0:0:0:0:0:0:0:1", "[::1]"), ("127.1", "127.0.0.1")])
+def test_address_can_be_opened_as_it_is_printed(host, expected, start, tmp_path):
+    """In version 6 of the protocol too, where an address has brackets; and however it was spelled."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("this machine has no ::1")
-    process = start("-m", "action_ddim", "studio", "--out", tmp_path / "studio", "--port", 0, "--host", "::1")
+    process = start("-m", "action_ddim", "studio", "--out", tmp_path / "studio", "--port", 0, "--host", host)
     wait_for(lambda: "Ctrl-C" in process.output(), process)
     address = process.output().split()[1]
-    assert address.startswith("http://[::1]:")
-    with urllib.request.urlopen(address) as answer:
+    assert address.startswith(f"http://{expected}:")
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy this machine has
+    with direct.open(address) as answer:
         assert answer.status == 200
 
 
@@ -201,6 +210,59 @@ def test_mistakes_beside_a_model_are_one_line(model, data, tmp_path, capsys):
     (tmp_path / "train" / "dataset.json").write_text(json.dumps({**info, "rate_hz": -5}))
     assert main([*words, "--data_dir", str(tmp_path / "train")]) == 2
     one_line(capsys, "dataset.json says rate_hz -5, not a number above 0")
+
+
+def test_windows_of_another_rate_than_the_model_s_are_refused(model, data, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\ntags: []\n---\n\n| rate_hz | 125.0 |\n")
+    shutil.copytree(data / "train", tmp_path / "train")
+    info = json.loads((tmp_path / "train" / "dataset.json").read_text())
+    (tmp_path / "train" / "dataset.json").write_text(json.dumps({**info, "rate_hz": 60}))
+    words = ["--model", tmp_path / "model", "--data_dir", tmp_path / "train", "--out", tmp_path / "studio"]
+    assert main(["studio", *map(str, words)]) == 2
+    one_line(capsys, f"--data_dir {tmp_path / 'train'} has 60 steps a second, --model {tmp_path / 'model'} 125")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # whose traceback is the log's
+def test_model_that_does_not_fit_is_told(model, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    artist = Artist(str(model), "cpu", 2)
+    told = f"--model {model} cannot be loaded: CUDA out of memory"
+    with pytest.raises(UserError, match=told):
+        next(artist.draw(1))
+    assert artist.state == told
+
+
+def test_points_without_a_step_each_are_refused(model, data):
+    artist = Artist(str(model), "cpu", 2)
+    steps = artist.seq_len
+    _, mask = artist.through(np.full((steps // 3, 2), 0.5), drag=False)
+    assert mask[:, 0].sum() == steps // 3
+    with pytest.raises(UserError, match="points are too many for the"):
+        artist.through(np.full((steps, 2), 0.5), drag=False)
+
+
+def test_drawing_that_fails_is_told_and_logged():
+    def told():
+        yield {"done": 1}
+        raise RuntimeError("out of memory\nand more")
+
+    lines = _lines(told())
+    assert json.loads(next(lines)) == {"done": 1}
+    assert json.loads(next(lines)) == {"error": "the drawing failed: out of memory"}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(lines)
+
+
+def test_line_that_is_nested_too_deep_ends_the_count(tmp_path):
+    sessions = Sessions(tmp_path)
+    sessions.append(NAME, HEADER, 0, drawn_rows(0.1))
+    with open(tmp_path / f"{NAME}.jsonl", "a") as file:
+        file.write("[" * 100_000 + "\n")
+    assert [said.rows for said in sessions.said()] == [10]
 
 
 def test_port_in_use_is_one_line(studio, capsys, tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from action_ddim.actions import NUM_CHANNELS, PRESS
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, first_line
 from action_ddim.evaluation.model_card import read_card
 from action_ddim.inpainting import build_mask
 from action_ddim.pretrained import find_pipeline, load_pipeline, model_settings
@@ -49,6 +49,9 @@ class Artist:
             self._pipeline = load_pipeline(model, device)
         except UserError as error:
             self._fault = str(error)
+        except Exception as error:  # a device that is out of memory, say: the page is told, and records on
+            self._fault = f"--model {model} cannot be loaded: {first_line(error)}"
+            raise
 
     @property
     def state(self) -> str:
@@ -76,9 +79,15 @@ class Artist:
 
         A single point is passed in the middle; several from a third of the time to two thirds. `drag` presses from the first to
         the last, and nowhere else; without it the press is the model's to choose.
+
+        Raises:
+            UserError: there are more points than steps for them.
         """
         ends = (self.seq_len // 2,) * 2 if len(points) == 1 else (self.seq_len // 3, 2 * self.seq_len // 3)
         at = np.linspace(*ends, len(points)).round().astype(int)
+        if len(set(at)) < len(points) > 1:
+            most = ends[1] - ends[0] + 1
+            raise UserError(f"{len(points)} points are too many for the {most} steps that they have; take some away")
         known = np.zeros((self.seq_len, NUM_CHANNELS), np.float32)
         known[at, :PRESS] = points
         known[at[0] : at[-1] + 1, PRESS] = 1

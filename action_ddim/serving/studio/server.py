@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from action_ddim.errors import UserError
+from action_ddim.errors import UserError, first_line
 from action_ddim.serving.studio.guard import Guard, TooLargeError
 from action_ddim.serving.studio.sessions import GapError
 from action_ddim.serving.studio.studio import Studio
@@ -26,6 +26,7 @@ from action_ddim.serving.studio.studio import Studio
 TYPES = {"studio.html": "text/html", "studio.js": "text/javascript", "studio.css": "text/css"}
 LOOPBACK, HTTP_PORT = "127.0.0.1", 80
 TOKEN_LENGTH = 32
+LAST_ANSWERS = 3  # seconds that answers under way have when the studio is closed
 TOKEN_FILE = ".token"  # beside the recordings: a page that is open goes on when the studio is started again
 
 
@@ -112,8 +113,10 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         hosts = {f"{name}:{port}" for name in names} | (names if port == HTTP_PORT else set())  # which browsers leave out
         app = application(studio, hosts, token)
         announce(f"http://{name}:{port}/?token={token}")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False))
-        server.run(sockets=[listening])
+        config = uvicorn.Config(
+            app, log_level="warning", lifespan="off", server_header=False, timeout_graceful_shutdown=LAST_ANSWERS
+        )
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _token(path: Path) -> str:
@@ -149,6 +152,9 @@ def _lines(told: Iterator[dict]) -> Iterator[str]:
             yield json.dumps(message) + "\n"
     except UserError as error:
         yield json.dumps({"error": str(error)}) + "\n"
+    except Exception as error:
+        yield json.dumps({"error": f"the drawing failed: {first_line(error)}"}) + "\n"
+        raise
 
 
 def _zipped(paths: list[Path]) -> bytes:

@@ -133,7 +133,7 @@ class _Tally:
 
     def said(self) -> Said:
         """Return what there is, up to a row that is none: what is wrong with that, the import says."""
-        with open(self.path, "rb") as file, suppress(ValueError, TypeError):
+        with open(self.path, "rb") as file, suppress(ValueError, TypeError, RecursionError):
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):

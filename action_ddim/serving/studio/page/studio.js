@@ -1,8 +1,9 @@
 // The page of the studio, in this order: what it asks of the studio, drawing, recording, watching, filling in, guessing, tabs.
 
 const TOKEN = new URLSearchParams(location.search).get("token") ?? "";
-const SEND_EVERY_MS = 250, RECOVER_EVERY_MS = 2000, MOST_ROWS = 5000, WAYS = 5, KEY_STEP = 0.02;
+const SEND_EVERY_MS = 250, PATIENCE_MS = 1000, RECOVER_EVERY_MS = 2000, MOST_ROWS = 5000, WAYS = 5, KEY_STEP = 0.02;
 const byId = id => document.getElementById(id);
+const UNANSWERED = "the studio does not answer; start it again, in the same folder";
 const say = (id, text, failed = false) => {
   byId(id).textContent = text;
   byId(id).classList.toggle("failed", failed);
@@ -23,7 +24,7 @@ async function request(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers: { "x-studio-token": TOKEN } });
   } catch {
-    throw new Error("the studio does not answer; start it again, in the same folder");
+    throw new Error(UNANSWERED);
   }
   if (!response.ok) throw new Refused(response.status, await response.json().catch(() => ({})));
   return response;
@@ -37,7 +38,7 @@ async function askForMany(path, message, hear) {
   const reader = (await post(path, message)).body.pipeThrough(new TextDecoderStream()).getReader();
   const actions = [];
   for (let text = ""; ;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(() => { throw new Error(UNANSWERED); });
     text += value ?? "";
     const lines = text.split("\n");
     text = lines.pop();
@@ -54,7 +55,8 @@ async function askForMany(path, message, hear) {
 
 // Do work that takes a while: its button waits, its line says what goes on, or why not.
 async function work(button, line, text, doIt) {
-  button.disabled = true;
+  const focused = document.activeElement === button;
+  button.disabled = true; // and loses the focus
   say(line, text);
   try {
     await doIt();
@@ -62,6 +64,7 @@ async function work(button, line, text, doIt) {
     say(line, error.message, true);
   } finally {
     button.disabled = false;
+    if (focused && document.activeElement === document.body) button.focus();
   }
 }
 
@@ -110,9 +113,9 @@ class Replay {
   constructor(canvases) {
     this.canvases = canvases;
     this.lists = canvases.map(() => []);
+    this.elapsed = this.drawn = 0; // ms
     this.paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.rate = 125;
-    this.start = performance.now();
     const frame = now => {
       if (this.canvases[0].offsetParent) this.draw(now);
       requestAnimationFrame(frame);
@@ -123,17 +126,24 @@ class Replay {
   show(lists, rate) {
     this.lists = lists;
     this.rate = rate;
-    this.start = performance.now();
+    this.elapsed = this.paused ? this.turn - 1 : 0; // who starts with a pause sees a whole action
+  }
+
+  // How long an action is shown, ms: half a second longer than it is.
+  get turn() {
+    const length = this.lists.find(list => list.length)?.[0].length ?? 0;
+    return 1000 * length / this.rate + 500;
   }
 
   draw(now) {
+    if (!this.paused) this.elapsed += now - this.drawn;
+    this.drawn = now;
     this.canvases.forEach((canvas, side) => {
       const list = this.lists[side], target = surface(canvas);
       if (!list.length) return;
-      const length = list[0].length, turn = 1000 * length / this.rate + 500; // half a second between two
-      const elapsed = this.paused ? turn - 1 : now - this.start;
-      const action = list[Math.floor(elapsed / turn) % list.length];
-      drawAction(target, action, "ink", Math.min(length, 1 + Math.floor((elapsed % turn) * this.rate / 1000)), true);
+      const action = list[Math.floor(this.elapsed / this.turn) % list.length];
+      const end = 1 + Math.floor((this.elapsed % this.turn) * this.rate / 1000);
+      drawAction(target, action, "ink", Math.min(action.length, end), true);
     });
   }
 }
@@ -143,7 +153,7 @@ class Replay {
 // Rows of one device on the way to the disk. What the studio has not said to have is in localStorage too, and outlives the page.
 class Session {
   constructor(name, header, first = 0, rows = []) {
-    Object.assign(this, { name, header, first, rows, sending: false, kept: true });
+    Object.assign(this, { name, header, first, rows, sending: null, kept: true });
   }
 
   static begun(device, width, height) {
@@ -176,26 +186,26 @@ class Session {
       else if (!this.kept) localStorage.setItem(this.key, JSON.stringify({ header: this.header, first: this.first, rows: this.rows }));
       this.kept = true;
     } catch {
-      this.kept = false;
+      this.kept = !this.rows.length;
     }
     return this.kept;
   }
 
-  // Send what is not on disk, until all is.
-  async send(options) {
-    if (this.sending) return;
-    this.sending = true;
+  // Send what is not on disk, until all is; who asks meanwhile waits for the same.
+  send() {
+    return this.sending ??= this.sendAll().finally(() => { this.sending = null; });
+  }
+
+  async sendAll(options) {
     try {
       while (this.rows.length) {
         const rows = this.rows.slice(0, MOST_ROWS);
         const answer = await ask("rows", { session: this.name, header: this.header, first: this.first, rows }, options);
-        this.acknowledge(answer.count);
+        if (answer.count > this.first) this.acknowledge(answer.count); // not the late answer to an earlier request
       }
     } catch (error) {
       if (error.status === 409) this.acknowledge(error.answer.count); // of a folder that was emptied, or of another page
       throw error;
-    } finally {
-      this.sending = false;
     }
   }
 
@@ -207,19 +217,39 @@ class Session {
   }
 }
 
+const deviceOf = event => event.pointerType || "mouse";
+
+// Return what the browser keeps rows by; nothing where it keeps none.
+function storedKeys() {
+  try {
+    return Object.keys(localStorage);
+  } catch {
+    return [];
+  }
+}
+
 class Recorder {
   constructor(pad) {
     this.pad = pad;
     this.on = false;
     this.current = {}; // the session of each device
     this.inside = {}; // whether the way from the last row of each device was seen
+    this.last = {}; // where that was
+    this.pressing = {}; // the pointer of each device that is pressed: of several fingers, the first
+    this.box = {}; // where the field lies
+    this.flushing = null; // since when, ms
     this.ended = []; // sessions of before, with rows that are not on disk
     this.total = 0;
     for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerenter", "pointerleave"])
       pad.addEventListener(kind, event => this.hear(event));
-    pad.addEventListener("contextmenu", event => event.preventDefault());
-    new ResizeObserver(() => this.end()).observe(pad); // another size is another session
+    pad.addEventListener("lostpointercapture", event => this.release(event));
+    // A press within a selection of text would drag that.
+    for (const kind of ["contextmenu", "dragstart"]) pad.addEventListener(kind, event => event.preventDefault());
+    new ResizeObserver(() => this.fit()).observe(pad);
     addEventListener("pagehide", () => this.leave());
+    addEventListener("beforeunload", event => { // rows that the browser does not keep would go with the page
+      if (this.sessions.some(session => !session.keep())) event.preventDefault();
+    });
     setInterval(() => this.flush(), SEND_EVERY_MS);
     setInterval(() => this.recover(), RECOVER_EVERY_MS);
     this.recover();
@@ -236,63 +266,92 @@ class Recorder {
     surface(this.pad);
   }
 
+  // Another size is another session; where the field moved under the pointer, the way was not seen.
+  fit() {
+    const { left, top, width, height } = this.pad.getBoundingClientRect(), before = this.box;
+    this.box = { left, top, width, height };
+    if (width !== before.width || height !== before.height) this.end();
+    else if (left !== before.left || top !== before.top) this.inside = {};
+  }
+
+  release(event) {
+    const device = deviceOf(event);
+    if (this.pressing[device] === event.pointerId) delete this.pressing[device];
+  }
+
   hear(event) {
-    if (!this.on || !event.isPrimary) return;
-    const device = event.pointerType || "mouse";
+    const device = deviceOf(event);
+    if (!this.on || event.pointerId !== (this.pressing[device] ?? event.pointerId)) return;
     if (event.type === "pointerenter" || event.type === "pointerleave") { // a finger leaves when it is lifted
       this.inside[device] = false;
       return;
     }
-    if (event.type === "pointerdown") this.pad.setPointerCapture(event.pointerId);
-    const box = this.pad.getBoundingClientRect();
-    const session = this.current[device] ??= Session.begun(device, box.width, box.height);
+    this.fit(); // the observer hears of another size later than the pointer does
+    if (event.type === "pointerdown") {
+      this.pad.setPointerCapture(event.pointerId);
+      this.pressing[device] = event.pointerId;
+    }
+    const session = this.current[device] ??= Session.begun(device, this.box.width, this.box.height);
     const parts = event.type === "pointermove" ? event.getCoalescedEvents?.() ?? [] : [];
     for (const part of parts.length ? parts : [event]) {
-      const down = event.type === "pointercancel" ? 0 : part.buttons & 1;
+      const cancelled = event.type === "pointercancel"; // which may tell no place
+      const down = cancelled ? 0 : part.buttons & 1;
       const seen = this.inside[device] ? 1 : 0;
-      const x = part.clientX - box.left, y = part.clientY - box.top;
+      const here = { x: part.clientX - this.box.left, y: part.clientY - this.box.top };
+      const { x, y } = cancelled && seen ? this.last[device] : here;
       session.add([part.timeStamp, x, y, down, down ? part.pressure : 0, seen].map(value => +value.toFixed(3)));
       this.total++;
-      this.trace(device, x, y, down, seen);
+      if (seen) this.trace(this.last[device], { x, y }, down);
+      this.last[device] = { x, y };
       this.inside[device] = true;
     }
   }
 
-  trace(device, x, y, down, seen) {
-    const pen = this.pad.getContext("2d"), last = this.last;
-    if (seen && last?.device === device) {
-      pen.strokeStyle = colour(down ? "accent" : "line");
-      pen.lineWidth = down ? 3 : 1;
-      pen.beginPath();
-      pen.moveTo(last.x, last.y);
-      pen.lineTo(x, y);
-      pen.stroke();
-    }
-    this.last = { device, x, y };
+  trace(from, to, down) {
+    const pen = this.pad.getContext("2d");
+    pen.strokeStyle = colour(down ? "accent" : "line");
+    pen.lineWidth = down ? 3 : 1;
+    pen.beginPath();
+    pen.moveTo(from.x, from.y);
+    pen.lineTo(to.x, to.y);
+    pen.stroke();
   }
 
   async flush() {
     const sessions = this.sessions;
     if (sessions.every(session => !session.rows.length && session.kept)) return;
     const full = sessions.filter(session => !session.keep()).length > 0;
+    const wait = reason => {
+      const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
+      const warning = full ? " The browser keeps no more for it: do not close this page" : "";
+      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${reason}.${warning}`, true);
+    };
+    if (this.flushing) {
+      if (performance.now() - this.flushing > PATIENCE_MS) wait("the studio has not answered yet");
+      return;
+    }
+    this.flushing = performance.now();
     try {
-      await Promise.all(sessions.map(session => session.send()));
+      await this.send();
       say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
       this.ended = this.ended.filter(session => session.rows.length);
       showSessions();
     } catch (error) {
-      const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
-      const warning = full ? " The browser keeps no more for it: do not close this page" : "";
-      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${error.message}.${warning}`, true);
+      wait(error.message);
+    } finally {
+      this.flushing = null;
     }
+  }
+
+  async send() {
+    await Promise.all(this.sessions.map(session => session.send()));
   }
 
   // The page goes: what is left is kept, and sent where the studio still listens.
   leave() {
     for (const session of this.sessions) {
       session.keep();
-      session.sending = false;
-      session.send({ keepalive: true }).catch(() => {});
+      session.sendAll({ keepalive: true }).catch(() => {});
     }
   }
 
@@ -301,31 +360,40 @@ class Recorder {
     const prefix = Session.key(""), own = this.sessions.map(session => session.key);
     // Over plain http from another machine a browser has no locks; what two pages send is written once.
     const alone = (key, doIt) => (navigator.locks ? navigator.locks.request(key, { ifAvailable: true }, doIt) : doIt(true));
-    for (const key of Object.keys(localStorage).filter(key => key.startsWith(prefix) && !own.includes(key))) {
+    for (const key of storedKeys().filter(key => key.startsWith(prefix) && !own.includes(key))) {
       await alone(key, async lock => {
         const left = lock && localStorage.getItem(key);
         if (!left) return;
         const { header, first, rows } = JSON.parse(left);
         const session = new Session(key.slice(prefix.length), header, first, rows);
-        session.keep = () => true; // it stays until all is on disk
-        await session.send();
-        if (localStorage.getItem(key) === left) localStorage.removeItem(key);
+        session.keep = () => true; // it stays as it is, until all is on disk
+        try {
+          await session.send();
+        } finally { // numbered anew where the session is gone from the disk
+          delete session.keep;
+          if (localStorage.getItem(key) === left) session.keep();
+        }
         showSessions();
       }).catch(error => { // the next round tries again
-        if (error.status === 400) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
+        if (error.status && error.status !== 409) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
       });
     }
   }
 }
 
+let asking = 0; // the timer of the next question
+
 async function showSessions() {
+  clearTimeout(asking);
   let state;
   try {
     state = await (await request("state")).json();
   } catch (error) {
     say("about", error.message, true);
+    asking = setTimeout(showSessions, RECOVER_EVERY_MS);
     return;
   }
+  byId("toggle").disabled = false; // this page may send what it records
   const rows = state.sessions.toReversed().map(({ name, rows, presses, seconds }) => {
     const row = document.createElement("tr");
     for (const text of [name, rows, presses, seconds.toFixed(1)]) row.insertCell().textContent = text;
@@ -335,7 +403,7 @@ async function showSessions() {
   byId("sessions").hidden = !rows.length;
   const model = state.model ? `model ${state.model.name}: ${state.model.state}` : "no model (start with --model to draw)";
   say("about", `Recordings are kept in ${state.folder}; ${model}.`);
-  if (state.model?.state === "loading") setTimeout(showSessions, 1000);
+  if (state.model?.state === "loading") asking = setTimeout(showSessions, RECOVER_EVERY_MS / 2);
   rate = state.rate;
 }
 
@@ -348,33 +416,43 @@ byId("toggle").addEventListener("click", event => {
   event.target.setAttribute("aria-pressed", recorder.on);
   event.target.textContent = recorder.on ? "Stop recording" : "Start recording";
 });
-byId("person").addEventListener("input", () => recorder.end()); // at once: a change is told only when a stroke has begun
-byId("export").addEventListener("click", event => work(event.target, "recorded", "Making windows…", async () => {
-  await recorder.flush();
+byId("person").addEventListener("input", event => {
+  recorder.end(); // at once: a change is told only when a stroke has begun
+  try {
+    sessionStorage.setItem("studio person", event.target.value); // of this tab, over a reload
+  } catch {} // where the browser keeps nothing
+});
+try {
+  byId("person").value = sessionStorage.getItem("studio person") ?? byId("person").value;
+} catch {}
+byId("export").addEventListener("click", event => work(event.target, "made", "Making windows…", async () => {
+  await recorder.send();
   const made = await ask("export");
   const dropped = Object.entries(made.dropped).map(([reason, count]) => `${count} ${reason}`).join(", ") || "none";
   byId("exported").hidden = false;
   byId("exported").firstElementChild.textContent =
     `${made.train} windows to train on and ${made.val} held out, of ${made.rows} rows (dropped: ${dropped}), are in ${made.folder}.`;
-  say("recorded", made.unread.map(fault => `Left out: ${fault}.`).join(" "), made.unread.length > 0);
+  say("made", made.unread.map(fault => `Left out: ${fault}.`).join(" "), made.unread.length > 0);
   const folder = name => (/^[\w/.:-]*$/.test(made.folder) ? `${made.folder}/${name}` : `"${made.folder}/${name}"`);
   byId("exported").lastElementChild.textContent =
     `action-ddim inspect ${folder("train")}\n` +
     `action-ddim train --data_dir ${folder("train")} --val_data_dir ${folder(made.val ? "val" : "train")} --report_to none`;
 }));
-byId("download").addEventListener("click", event => work(event.target, "recorded", "Packing…", async () => {
+byId("download").addEventListener("click", event => work(event.target, "made", "Packing…", async () => {
+  await recorder.send();
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await (await request("sessions.zip")).blob());
   link.download = "sessions.zip";
   link.click();
   URL.revokeObjectURL(link.href);
-  say("recorded", "The sessions are in sessions.zip; action-ddim import reads them.");
+  say("made", "The sessions are in sessions.zip; action-ddim import reads them.");
 }));
 
 // ---- Watching ----
 
 const watching = new Replay([byId("real"), byId("drawn")]);
 byId("others").addEventListener("click", event => work(event.target, "watched", "Drawing…", async () => {
+  await showSessions(); // the studio may have been started again at another rate
   const lists = [[], []], faults = [];
   const hear = (done, of) => say("watched", `Drawing… ${done} of ${of}`);
   await ask("recorded", { num: 8 }).then(told => { lists[0] = told.actions; }, error => faults.push(error.message));
@@ -384,7 +462,6 @@ byId("others").addEventListener("click", event => work(event.target, "watched", 
 }));
 byId("pause").addEventListener("click", event => {
   watching.paused = !watching.paused;
-  watching.start = performance.now();
   event.target.setAttribute("aria-pressed", watching.paused);
 });
 byId("pause").setAttribute("aria-pressed", watching.paused);
@@ -466,6 +543,7 @@ const score = { pair: null, right: 0, all: 0 };
 const sides = document.querySelectorAll(".side");
 
 byId("next").addEventListener("click", event => work(event.target, "guessed", "Drawing…", async () => {
+  await showSessions();
   const told = await ask("pair");
   score.pair = told.pair;
   guessing.show([[told.left], [told.right]], rate);
