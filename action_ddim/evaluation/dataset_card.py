@@ -7,7 +7,7 @@ from huggingface_hub import DatasetCardData
 
 from action_ddim.data.dataset import ActionDataset
 from action_ddim.data.hub_dataset import CARD_KEY, COLUMN
-from action_ddim.evaluation.tables import Table
+from action_ddim.evaluation.tables import Table, name_values
 
 TAGS = ["action-ddim", "gestures", "pointer", "time-series"]
 
@@ -16,11 +16,13 @@ def dataset_card(name: str, splits: Mapping[str, ActionDataset]) -> str:
     """Write the card of data sets by their split, with what the `dataset.json` of each says."""
     files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
     configs = [{"config_name": "default", "data_files": files}]
-    described = {split: _published(data.info) for split, data in splits.items()}
+    described = {split: published(data.info) for split, data in splits.items()}
     more: dict[str, Any] = {"configs": configs, CARD_KEY: described}
     metadata = DatasetCardData(tags=TAGS, **more)
-    keys = list(dict.fromkeys(key for info in described.values() for key in info))
-    rows = tuple((key, *(str(info.get(key, "")) for info in described.values())) for key in keys)
+    named = [name_values(info) for info in described.values()]
+    rows = tuple(
+        (key, *(values.get(key, "") for values in named)) for key in dict.fromkeys(key for values in named for key in values)
+    )
     sizes = ("sequences", *(f"{len(data):,}" for data in splits.values()))
     seq_len = next(iter(splits.values())).seq_len
     return f"""---
@@ -53,7 +55,7 @@ who moved it.
 """
 
 
-def _published(info: Mapping[str, Any]) -> dict[str, Any]:
+def published(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what dataset.json says without what tells of people: names of persons, files and folders."""
     recordings = info.get("recordings")
     if not isinstance(recordings, Mapping):

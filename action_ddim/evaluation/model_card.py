@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData, metadata_load
 
+from action_ddim.evaluation.dataset_card import published
 from action_ddim.evaluation.metrics import TARGETS
-from action_ddim.evaluation.tables import Table, targets_table
+from action_ddim.evaluation.tables import Table, name_values, targets_table
 from action_ddim.export import CARD_NAME, FIGURE_NAME, LOAD_INSTALLED
 
 NAME = "DDIM model of pointer and touch actions"
@@ -77,7 +78,7 @@ of {run["seq_len"]} steps of `[x, y, press]`: x and y in [0, 1] of the screen, y
 
 {run["num_train_sequences"]:,} training and {run["num_val_sequences"]:,} validation sequences.
 
-{_markdown(("of the training data", "value"), data) if data else "No dataset.json describes them."}
+{_markdown(("of the training data", "value"), published(data)) if data else "No dataset.json describes them."}
 
 ## Metrics
 
@@ -163,4 +164,4 @@ denoised with DDIM, in {settings["recon_steps"]} steps over the whole of it; act
 
 
 def _markdown(columns: tuple[str, str], values: Mapping) -> str:
-    return Table("", columns, tuple((name, str(value)) for name, value in values.items())).to_markdown()
+    return Table("", columns, tuple(name_values(values).items())).to_markdown()

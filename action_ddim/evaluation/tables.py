@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from action_ddim.evaluation.metrics import TARGETS
 
@@ -54,6 +55,17 @@ class Table:
             f'<section><h2>{html.escape(self.title)}</h2>\n<div class="scroll"><table>\n<thead><tr>{cells(self.columns, "th")}'
             f"</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n{note}</section>"
         )
+
+
+def name_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as texts; what lies within one is named `outer.inner`, and a list is its items."""
+    named: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            named |= {f"{name}.{inner}": text for inner, text in name_values(value).items()}
+        else:
+            named[name] = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return named
 
 
 def targets_table(metrics: Mapping[str, float]) -> Table:

@@ -16,6 +16,7 @@ SETTINGS = {
     "recon_strength": 0.5,
     "recon_steps": 10,
     "snr_gamma": None,
+    "augment": ("flip_x", "scale"),
 }
 RUN = {
     "num_parameters": 1234567,
@@ -60,6 +61,7 @@ def test_card_says_what_the_model_is_for_and_how_it_was_made(row):
     assert f"({FIGURE_NAME})" in text
     assert "| temporal_iou |" in text
     assert "torch 2.13.0" in text
+    assert "| --augment | flip_x scale |" in text
 
 
 def test_values_of_dataset_json_are_shown_as_they_are(row):
@@ -76,6 +78,21 @@ def test_values_of_dataset_json_are_shown_as_they_are(row):
     cells = re.findall(r"<td[^>]*>(.*?)</td>", section, re.DOTALL)
     assert [html.unescape(cell) for cell in cells] == [" ".join(text.split()) for item in data.items() for text in item]
     assert not re.search("<(?!/?(h2|p|table|thead|tbody|tr|th|td)[ >])", section)
+
+
+def test_card_tells_nobody_who_was_recorded(row):
+    recordings = {
+        "split_by": "user",
+        "dropped": {"alone": 3},
+        "screens": {"ann": [0, 0, 733.2, 438.6]},
+        "files": [{"path": "home/log.csv", "sha256": "5d41"}],
+        "unread": ["home/other.csv is empty"],
+    }
+    text = model_card(CONFIG, row, {"rate_hz": 125.0, "recordings": recordings}, updates=4000, has_figure=False)
+    assert not any(private in text for private in ("ann", "home", "5d41"))
+    for shown in ("| rate_hz | 125.0 |", "| recordings.split_by | user |", "| recordings.dropped.alone | 3 |"):
+        assert shown in text
+    assert "| recordings.num_files | 1 |" in text
 
 
 def test_card_tells_no_folder_and_no_empty_flag(row):
