@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,12 @@ SEQ_LEN = 20
 
 # Here and in the processes that tests start: sums split over threads differ in their last bits, and tiny models gain nothing.
 torch.set_num_threads(1)
+
+# Whoever starts the tests may ignore Ctrl-C, as nohup does, have a proxy, or come from a launcher: processes inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+for _name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+    del os.environ[_name]
 
 
 def pytest_collection_modifyitems(items):

@@ -29,6 +29,7 @@ FROM_HUB = {"data_dir": None, "val_data_dir": None}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")  # it makes a folder there
     return tmp_path / "cache" / "action_ddim" / "datasets"
 
 
@@ -236,7 +237,7 @@ def test_two_processes_fetch_from_the_hub_once(data, layout, python, tmp_path, c
     """The client of the Hub as it is, in processes of its own, beside a server on this machine."""
     with HubServer(layout) as server, ThreadPoolExecutor() as pool:
         Thread(target=server.serve_forever, daemon=True).start()
-        home = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf")}
+        home = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
         words = ("-c", FETCH, NAME, "someone/else")
         results = [future.result() for future in [pool.submit(python, *words, **home) for _ in range(2)]]
         server.shutdown()

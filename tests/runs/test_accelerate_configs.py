@@ -3,7 +3,6 @@
 import re
 import socket
 import subprocess
-import sys
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig
@@ -70,7 +69,7 @@ def test_sbatch_is_a_script_that_fills_in_the_configuration_of_two_machines():
 
 
 @pytest.mark.slow
-def test_two_machines_meet(flags, tmp_path, python):
+def test_two_machines_meet(flags, tmp_path, python, start):
     """Two launchers, as on two machines, one process each, on the CPU."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -82,8 +81,7 @@ def test_two_machines_meet(flags, tmp_path, python):
     (tmp_path / "two.yaml").write_text(settings)
     words = ["-m", "accelerate.commands.launch", "--config_file", tmp_path / "two.yaml", "--main_process_port", port]
     trainer = [ROOT / "train_diffusion_ddim.py", *flags(save_dir="run", num_epochs=1)]
-    command = [sys.executable, *map(str, words)]
-    other = subprocess.Popen([*command, "--machine_rank", "1", *map(str, trainer)], cwd=tmp_path)
+    other = start(*words, "--machine_rank", "1", *trainer)
     result = python(*words, "--machine_rank", "0", *trainer, timeout=120)
     assert other.wait(60) == 0
     assert result.returncode == 0, result.stderr
