@@ -119,7 +119,10 @@ def _import_lines(summary: "ImportSummary", out: Path) -> list[str]:
     counts = summary.counts
     lines = [f"{len(summary.files)} files, {counts.rows:,} rows, of which {counts.dropped.total():,} were dropped"]
     if summary.skipped:
-        lines[0] += f"; {len(summary.skipped)} other files are no recordings ({summary.skipped[0].name})"
+        more = f" and {len(summary.skipped) - 1} more" if len(summary.skipped) > 1 else ""
+        lines[0] += f"; {len(summary.skipped)} other files are no recordings ({summary.skipped[0].name}{more})"
+    if summary.has_tables and 2 * counts.dropped.total() > counts.rows:
+        lines.append("  most rows were dropped: is the time column in the unit that --time_unit says?")
     tables = {"dropped": (counts.dropped, DROPPED), "changed": (counts.changed, CHANGED)}
     tables["windows left out"] = (counts.windows_dropped, LEFT_OUT)
     for title, (counted, reasons) in tables.items():

@@ -199,6 +199,8 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     else:
         noise_std, batches = clean_batches(pipeline, actions, noise_std, args.batch_size)
         done = f"cleaned (noise of {noise_std:.5f} screens, {noise_std * 1920:.1f} px of 1920)"
+        if noise_std == 0:
+            done = "as they were (no noise is found, since most steps rest or go straight on; give --noise_std a number)"
     written = write_actions(args.out, shape, batches, keep=plots.MAX_ROWS)
     print(f"{len(actions)} sequences of {seq_len} steps, {done}, are in {args.out}")
 

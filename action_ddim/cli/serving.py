@@ -39,6 +39,7 @@ def replay(argv: list[str], prog: str | None) -> None:
     if args.num is not None and args.num < 1:
         raise UserError(f"--num is {args.num}; give more than 0")
     _check_rate(args.rate)
+    check_at_least(args, MIN_SEQ_LEN, "seq_len")
     if not 0 <= args.pause < float("inf"):
         raise UserError(f"--pause is {args.pause:g}; give seconds, 0 or more")
     said = _description(args.file.parent)
@@ -47,7 +48,7 @@ def replay(argv: list[str], prog: str | None) -> None:
         raise UserError(
             f"FILE {args.file} has no dataset.json beside it that says rate_hz; give the steps a second, such as --rate 100"
         )
-    actions = _read(args.file, said.get("sequence_length"), args.num)
+    actions = _read(args.file, args.seq_len, said.get("sequence_length"), args.num)
     width, height = args.screen
     text = render(events(actions, width, height, rate, args.pause), args.format, width, height)
     if args.out is None:
@@ -66,7 +67,7 @@ def _check_rate(rate: float | None) -> None:
 def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = OneLineParser(prog=prog, description=replay.__doc__, formatter_class=formatter)
-    parser.set_defaults(rate=None, num=None, out=None)  # which --help need not say
+    parser.set_defaults(rate=None, seq_len=None, num=None, out=None)  # which --help need not say
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="actions, .npy, (rows, 3) or (N, L, 3)")
     add("--screen", type=screen_size, metavar="WxH", default="1920x1080", help="size of the screen in pixels")
@@ -76,6 +77,8 @@ def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="steps a second; by default rate_hz of a dataset.json beside the file",
     )
+    help_text = f"steps of a sequence in a file of (rows, 3); by default as dataset.json says, else {DEFAULT_SEQ_LEN}"
+    add("--seq_len", type=int, default=argparse.SUPPRESS, help=help_text)
     add("--format", choices=FORMATS, default="jsonl", help="an object a line, or a Python script for that library")
     add("--num", type=int, default=argparse.SUPPRESS, help="sequences from the first on; by default all")
     add("--pause", type=float, default=0.5, help="seconds between two sequences")
@@ -97,16 +100,22 @@ def _description(folder: Path) -> dict[str, float]:
     return found
 
 
-def _read(path: Path, seq_len: float | None, num: int | None) -> np.ndarray:
-    """Return the first `num` sequences `(N, L, 3)` of a file, all of them by default."""
-    if seq_len is None:
-        try:
-            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-        except (OSError, ValueError, AttributeError):
-            shape = ()  # open_action_file says what is wrong
-        seq_len = shape[1] if len(shape) == 3 else DEFAULT_SEQ_LEN
-    remedy = 'give their length in a dataset.json beside it, {"sequence_length": ...}'
-    recording = open_action_file(path, int(seq_len), remedy=remedy)
+def _read(path: Path, asked: int | None, said: float | None, num: int | None) -> np.ndarray:
+    """Return the first `num` sequences `(N, L, 3)` of a file, all of them by default.
+
+    Their length is that which is asked for, else the one that the data says; where neither does, it is told what is taken.
+    """
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (OSError, ValueError, AttributeError):
+        shape = ()  # open_action_file says what is wrong
+    own = shape[1] if len(shape) == 3 else None
+    seq_len = int(asked or said or own or DEFAULT_SEQ_LEN)
+    remedy = 'give their length by --seq_len, or in a dataset.json beside it, {"sequence_length": ...}'
+    recording = open_action_file(path, seq_len, remedy=remedy)
+    if not (asked or said or own):
+        taken = f"{recording.num_sequences} sequences of {seq_len} steps"
+        print(f"FILE {path} does not say how long a sequence is; taken for {taken} (--seq_len)", file=sys.stderr)
     with recording.open() as file:
         actions = recording.read(file, 0, min(recording.num_sequences, num or recording.num_sequences))
     check_actions(path, actions, batch_size=256, flag="FILE")

@@ -60,7 +60,7 @@ def click(
         start: Where the pointer is at step 0, as `at`; the model's choice by default.
 
     Raises:
-        ValueError: a place lies outside [0, 1], or the gesture does not fit into the L steps.
+        ValueError: a place lies outside [0, 1], the rate is not above 0, or the gesture does not fit into the L steps.
     """
     places = _places(at, 1)
     return strokes(
@@ -117,6 +117,8 @@ def _places(values, count: int) -> np.ndarray:
 
 def _spans(seq_len: int, rate: float, durations_ms: list[float], pauses_ms: list[float], onset_ms: float | None) -> np.ndarray:
     """Return the first and the last pressed step of each press, `(1, S, 2)`."""
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate is {rate:g}; give the steps a second, more than 0")
     lengths = [max(1, round(duration * rate / 1000)) for duration in durations_ms]
     pauses = [max(1, round(pause * rate / 1000)) for pause in pauses_ms]
     if onset_ms is not None and not 0 <= onset_ms < math.inf:

@@ -21,7 +21,7 @@ from action_ddim.data.writer import check_replaceable, remove_dataset, replace_d
 from action_ddim.errors import UserError
 from action_ddim.recordings.cleaning import clean, pieces
 from action_ddim.recordings.formats.columns import PLACE_UNITS, TIME_UNITS, Columns
-from action_ddim.recordings.formats.detect import FORMATS, detect, read
+from action_ddim.recordings.formats.detect import FORMATS, TABLES, detect, read
 from action_ddim.recordings.resample import resample
 from action_ddim.recordings.split import SPLITS_BY, group_of, held_out_groups
 from action_ddim.recordings.trace import FRACTIONS, Box, Counts, Recording
@@ -114,6 +114,11 @@ class ImportSummary:
         """Groups in train and in val."""
         return {"train": len(self.windows) - len(self.held_out), "val": len(self.held_out)}
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether some file is a table, whose columns and units were named."""
+        return any(file["format"] in TABLES for file in self.files)
+
     def count(self, split: str) -> int:
         """Return the windows of train or val."""
         return sum(count for group, count in self.windows.items() if (group in self.held_out) == (split == "val"))
@@ -148,7 +153,8 @@ def import_recordings(
                     raise UserError("; ".join(summary.unread[:MOST_TOLD]))
                 dropped = {**summary.counts.dropped, **summary.counts.windows_dropped}
                 why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are no rows"
-                raise UserError(f"{config.sources[0]}: {summary.counts.rows} rows give no window ({why}); see --help")
+                remedy = "is the time column in the unit that --time_unit says?" if summary.has_tables else "see --help"
+                raise UserError(f"{config.sources[0]}: {summary.counts.rows} rows give no window ({why}); {remedy}")
             if lone_to_train and len(summary.windows) == 1:  # of what there is one of, nothing can be held out
                 config = replace(config, val_fraction=0.0)
             summary.held_out = held_out_groups(summary.windows, config.val_fraction, config.seed, config.split_by)
@@ -177,9 +183,14 @@ def _find(config: ImportConfig, summary: ImportSummary) -> list[tuple[Path, str]
             elif source.is_dir():
                 summary.skipped.append(path)
             else:
-                raise UserError(f"{path} is of no format that is known; name it with --format, or columns with --x_column")
+                raise UserError(
+                    f"{path} is of no format that is known; name it with --format, or its columns with --x_column and its like,"
+                    " and what is between them with --delimiter"
+                )
     if not found:
-        raise UserError(f"{config.sources[0]} holds no recordings ({len(summary.skipped)} other files); see --format")
+        ready = any(path.name.endswith("_actions.npy") for path in summary.skipped)
+        remedy = "*_actions.npy train as they are, by --data_dir" if ready else "see --format"
+        raise UserError(f"{config.sources[0]} holds no recordings ({len(summary.skipped)} other files); {remedy}")
     return list(found.values())
 
 
@@ -313,7 +324,7 @@ def _record(config: ImportConfig, summary: ImportSummary, split: str) -> dict:
     }
     screens = {owner: astuple(screen) for owner, screen in summary.screens.items()}
     settings["screen"] = "auto" if config.screen is None else "{:g}x{:g}".format(*config.screen)
-    tables = {"columns": asdict(config.columns)} if {"csv", "parquet"} & {file["format"] for file in summary.files} else {}
+    tables = {"columns": asdict(config.columns)} if summary.has_tables else {}
     return {
         "split": split,
         **settings,

@@ -103,6 +103,15 @@ def test_cleaning_says_the_noise_and_is_that_of_the_pipeline(noise_std, model, d
     assert f"noise of {expected.noise_std:.5f} screens" in capsys.readouterr().out
 
 
+def test_recording_without_noise_is_told_to_be_as_it_was(model, tmp_path, capsys):
+    actions = np.zeros((2, SEQ_LEN, 3), np.float32)
+    np.save(tmp_path / "in.npy", actions)
+    words = ("--input", tmp_path / "in.npy", "--out", tmp_path / "out.npy", "--noise_std", "auto")
+    assert call("reconstruct", "--model", model, *words) == 0
+    assert "as they were (no noise is found" in capsys.readouterr().out
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), actions)
+
+
 def test_what_another_solver_cannot_do_is_one_line(model, data, tmp_path, capsys):
     pipeline = pipeline_of(model)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)

@@ -54,9 +54,24 @@ def test_length_is_that_of_the_file_where_nothing_says_it(actions, tmp_path, cap
     assert len(capsys.readouterr().out.splitlines()) == len(events(actions, 1920, 1080, 50))
 
 
+def test_length_of_a_flat_file_is_told_or_guessed_aloud(actions, tmp_path, capsys):
+    assert len(actions) * SEQ_LEN % 10 == 0
+    np.save(tmp_path / "a.npy", actions.reshape(-1, 3))
+    assert call("replay", tmp_path / "a.npy", "--rate", 50, "--seq_len", SEQ_LEN) == 0
+    said = capsys.readouterr()
+    assert said.out == render(events(actions, 1920, 1080, 50), "jsonl", 1920, 1080)
+    assert not said.err
+    np.save(tmp_path / "b.npy", np.zeros((500, 3)))
+    assert call("replay", tmp_path / "b.npy", "--rate", 50) == 0
+    assert (
+        "b.npy does not say how long a sequence is; taken for 2 sequences of 250 steps (--seq_len)" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--seq_len", 1), "--seq_len is 1; give at least 2"),
         ((), "says rate_hz; give the steps a second, such as --rate 100"),
         (("--rate", 0), "--rate is 0; give 0.001 to 1e+06"),
         (("--rate", 1e-320), "--rate is 9.99989e-321; give 0.001 to 1e+06"),

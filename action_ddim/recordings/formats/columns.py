@@ -12,6 +12,7 @@ from action_ddim.recordings.formats.tables import read_csv, read_parquet
 from action_ddim.recordings.trace import FRACTIONS, Counts, Recording, Trace, make_trace, runs
 
 TIME_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+LEAST_STEP, ROWS_TO_TELL = 5e-5, 20  # seconds between rows, of devices of up to 8,000 Hz; and how many tell it
 PLACE_UNITS = ("pixels", "fraction")
 DOWN = {"true", "down", "pressed", "drag", "yes"}
 UP = {"false", "up", "released", "move", "no", ""}
@@ -68,7 +69,19 @@ def read_table(path: Path, counts: Counts, columns: Columns, *, is_parquet: bool
             screen = FRACTIONS if columns.place_unit == "fraction" else None
             recording = Recording(str(path), "pointer", user, session, screen=screen)
             seconds = (time[first:end] - start) / TIME_UNITS[columns.time_unit]
+            _check_unit(path, seconds, columns)
             yield make_trace(recording, seconds, x[first:end], y[first:end], press[first:end])
+
+
+def _check_unit(path: Path, seconds: np.ndarray, columns: Columns) -> None:
+    """Refuse rows nearer than any device sends them, which tells that time is in another unit."""
+    steps = np.diff(seconds)
+    steps = steps[steps > 0]
+    if len(steps) >= ROWS_TO_TELL and np.median(steps) < LEAST_STEP:
+        raise UserError(
+            f"{path}: its rows lie {np.median(steps):.2g} s apart where column {columns.time_column!r} is in"
+            f" {columns.time_unit}; name its unit by --time_unit, one of {', '.join(TIME_UNITS)}"
+        )
 
 
 def _codes(column) -> tuple[np.ndarray, list]:
