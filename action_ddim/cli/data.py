@@ -30,10 +30,9 @@ def _generate_parser(prog: str | None) -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog=prog,
         description="Write synthetic gestures: clicks, swipes, drags and others.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--output_dir", required=True, default=argparse.SUPPRESS, help="folder to write, made if missing")
+    add("--output_dir", required=True, help="folder to write, made if missing")
     add("--num_sequences", type=int, default=default.num_sequences, help="how many to write")
     help_text = "one or several; mixed: 27%% clicks, the rest swipes"
     add("--action_type", nargs="+", choices=ACTION_TYPES, default=default.action_type, help=help_text)
@@ -74,11 +73,11 @@ def _import_parser(prog: str | None) -> argparse.ArgumentParser:
     from action_ddim.recordings.split import SPLITS_BY
     from action_ddim.recordings.windows import WINDOWS
 
-    parser = OneLineParser(prog=prog, description=import_data.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(prog=prog, description=import_data.__doc__)
     default, columns = ImportConfig(()), Columns()
     add = parser.add_argument
     add("sources", metavar="SOURCE", nargs="+", type=Path, help="file, or folder that is searched for them")
-    add("--out", required=True, type=Path, default=argparse.SUPPRESS, help="folder for train/ and val/, made if missing")
+    add("--out", required=True, type=Path, help="folder for train/ and val/, made if missing")
     add("--format", choices=FORMATS, default=default.format, help="auto finds that of each file")
     add("--rate", type=float, default=default.rate, help="steps a second; beyond what the device delivers they lie on lines")
     add("--seq_len", type=int, default=default.seq_len, help="steps a window")
@@ -135,7 +134,7 @@ def _import_lines(summary: "ImportSummary", out: Path) -> list[str]:
 
 def inspect(argv: list[str], prog: str | None) -> None:
     """Say what data holds, and what looks wrong in it."""
-    parser = OneLineParser(prog=prog, description=inspect.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = OneLineParser(prog=prog, description=inspect.__doc__)
     add = parser.add_argument
     add("folder", metavar="DIR", help="folder of *_actions.npy")
     add("other", metavar="DIR2", nargs="?", help="one to set beside it, such as the validation data")

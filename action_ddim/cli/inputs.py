@@ -43,11 +43,21 @@ def suggestion(word: str, known: Iterable[str]) -> str | None:
     return f"did you mean {names[meant[0]]}?" if meant else None
 
 
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the default of a flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class OneLineParser(argparse.ArgumentParser):
-    """An `ArgumentParser` with `--version`, whose mistakes become a `UserError` instead of a usage text and an exit."""
+    """An `ArgumentParser` with `--version`, whose mistakes become a `UserError` instead of a usage text and an exit.
+
+    Its help tells the defaults.
+    """
 
     def __init__(self, **settings):
-        super().__init__(**settings, allow_abbrev=False)
+        super().__init__(**{"formatter_class": DefaultsFormatter, **settings}, allow_abbrev=False)
         self.add_argument("--version", action="version", version=f"action-ddim {__version__}")
         self._words: list[str] = []
 
@@ -108,8 +118,7 @@ def check_actions(path: Path, actions: np.ndarray, batch_size: int, flag: str = 
 
 def model_parser(prog: str | None, description: str | None, *, batch_size: int | None = None) -> argparse.ArgumentParser:
     """Make a parser with the flags that all verbs of a model take; without a size of batches there is no flag for it."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=description, formatter_class=formatter)
+    parser = OneLineParser(prog=prog, description=description)
     add = parser.add_argument
     add_model(parser)
     add("--seed", type=int, default=0, help="the same seed gives the same actions")
@@ -122,7 +131,7 @@ def model_parser(prog: str | None, description: str | None, *, batch_size: int |
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     help_text = "pipeline folder, as a training run leaves it, or its Hub id, ORG/NAME"
-    parser.add_argument("--model", required=True, default=argparse.SUPPRESS, help=help_text)
+    parser.add_argument("--model", required=True, help=help_text)
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +141,7 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     out = "file to write, .npy, float32 (rows, 3), one sequence after another"
-    parser.add_argument("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--plot", type=Path, help="picture of the first sequences to write, .png")
 
 

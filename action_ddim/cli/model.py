@@ -45,7 +45,7 @@ def evaluate(argv: list[str], prog: str | None) -> None:
     """Measure a model on held-out data, and report."""
     parser = model_parser(prog, evaluate.__doc__, batch_size=256)
     add = parser.add_argument
-    add("--data_dir", required=True, default=argparse.SUPPRESS, help="folder of held-out data, *_actions.npy")
+    add("--data_dir", required=True, help="folder of held-out data, *_actions.npy")
     add("--out", type=Path, help="folder to write report.json and report.html to, made if missing")
     add("--update_card", action="store_true", help="write how real drawn actions look into the model card of --model")
     add("--num", type=int, default=1000, help="held-out sequences to reconstruct, at most")
@@ -109,7 +109,7 @@ def sample(argv: list[str], prog: str | None) -> None:
     """Draw new actions from noise."""
     parser = model_parser(prog, sample.__doc__, batch_size=256)
     add = parser.add_argument
-    add("--num", type=int, required=True, default=argparse.SUPPRESS, help="sequences to draw")
+    add("--num", type=int, required=True, help="sequences to draw")
     add_output(parser)
     add("--num_inference_steps", type=int, default=50, help="DDIM steps")
     add("--eta", type=float, default=0.0, help="share of fresh noise in each step: 0 is DDIM, 1 is DDPM")
@@ -162,7 +162,7 @@ def reconstruct(argv: list[str], prog: str | None) -> None:
     """Noise recorded actions and denoise them again, or take the noise off that they have."""
     parser = model_parser(prog, reconstruct.__doc__, batch_size=256)
     add = parser.add_argument
-    add("--input", type=Path, required=True, default=argparse.SUPPRESS, help="recorded actions, .npy, (rows, 3) or (N, L, 3)")
+    add("--input", type=Path, required=True, help="recorded actions, .npy, (rows, 3) or (N, L, 3)")
     add_output(parser)
     add("--noise_std", help="clean: standard deviation of the jitter on x and y, in screens, or auto to estimate it")
     add("--strength", type=float, default=0.5, help="without --noise_std: how far up the noise schedule to go, above 0 to 1")
@@ -229,12 +229,11 @@ def _check_noise(noise_std: str | None) -> float | None:
 
 def export(argv: list[str], prog: str | None) -> None:
     """Write a model to load without this package, with its code, or as ONNX graphs to run without torch."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=export.__doc__, formatter_class=formatter)
+    parser = OneLineParser(prog=prog, description=export.__doc__)
     add_model(parser)
     add = parser.add_argument
     out = "folder to write, made if missing; one that is empty otherwise"
-    add("--out", type=Path, required=True, default=argparse.SUPPRESS, help=out)
+    add("--out", type=Path, required=True, help=out)
     add("--format", choices=("pipeline", "onnx"), default="pipeline", help="weights with their code, or graphs for onnxruntime")
     add("--num_inference_steps", type=int, default=10, help="onnx: DDIM steps, fixed in the graphs")
     args = parser.parse_args(argv)

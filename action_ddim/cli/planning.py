@@ -30,9 +30,9 @@ def gesture(argv: list[str], prog: str | None) -> None:
     add = parser.add_argument
     add("word", choices=GESTURES, help="what to do")
     points = "places, shares of the screen: click and double_click do one at each, swipe takes two, drag two or more"
-    add("--points", type=_place, nargs="+", required=True, metavar="X,Y", default=argparse.SUPPRESS, help=points)
+    add("--points", type=_place, nargs="+", required=True, metavar="X,Y", help=points)
     add_output(parser)
-    add("--rate", type=float, required=True, default=argparse.SUPPRESS, help="steps a second of the model's actions")
+    add("--rate", type=float, required=True, help="steps a second of the model's actions")
     add("--num", type=int, default=1, help="how many of each")
     add("--duration_ms", type=float, help="from press-down to release, 80 of clicks and 300 of strokes by default")
     add("--onset_ms", type=float, help="when it begins, by default so that it ends as long before the end")
@@ -77,7 +77,7 @@ def plan(argv: list[str], prog: str | None) -> None:
     parser = model_parser(prog, plan.__doc__)
     add = parser.add_argument
     takes = "; ".join(f"{name} takes {', '.join(f'--{word}' for word in words)}" for name, words in PARAMETERS.items())
-    add("--cost", choices=PARAMETERS, required=True, default=argparse.SUPPRESS, help=takes)
+    add("--cost", choices=PARAMETERS, required=True, help=takes)
     for name in ("target", "begin", "end", "center"):
         add(f"--{name}", type=_place, metavar="X,Y", help="a place, shares of the screen")
     for name in ("targets", "points"):

@@ -65,24 +65,21 @@ def _check_rate(rate: float | None) -> None:
 
 
 def _replay_parser(prog: str | None) -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=replay.__doc__, formatter_class=formatter)
-    parser.set_defaults(rate=None, seq_len=None, num=None, out=None)  # which --help need not say
+    parser = OneLineParser(prog=prog, description=replay.__doc__)
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="actions, .npy, (rows, 3) or (N, L, 3)")
     add("--screen", type=screen_size, metavar="WxH", default="1920x1080", help="size of the screen in pixels")
     add(
         "--rate",
         type=float,
-        default=argparse.SUPPRESS,
         help="steps a second; by default rate_hz of a dataset.json beside the file",
     )
     help_text = f"steps of a sequence in a file of (rows, 3); by default as dataset.json says, else {DEFAULT_SEQ_LEN}"
-    add("--seq_len", type=int, default=argparse.SUPPRESS, help=help_text)
+    add("--seq_len", type=int, help=help_text)
     add("--format", choices=FORMATS, default="jsonl", help="an object a line, or a Python script for that library")
-    add("--num", type=int, default=argparse.SUPPRESS, help="sequences from the first on; by default all")
+    add("--num", type=int, help="sequences from the first on; by default all")
     add("--pause", type=float, default=0.5, help="seconds between two sequences")
-    add("--out", type=Path, default=argparse.SUPPRESS, help="file to write; by default the standard output")
+    add("--out", type=Path, help="file to write; by default the standard output")
     add("--overwrite", action="store_true", help="replace the file if it exists")
     return parser
 
@@ -176,17 +173,14 @@ def _as_browsers_write(host: str) -> str:
 
 
 def _studio_parser(prog: str | None) -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = OneLineParser(prog=prog, description=studio.__doc__, formatter_class=formatter)
-    parser.set_defaults(model=None, data_dir=None, rate=None)  # which --help need not say
+    parser = OneLineParser(prog=prog, description=studio.__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("studio"), help="folder of what is recorded: sessions/, and windows/ made of them")
-    add("--model", default=argparse.SUPPRESS, help="pipeline folder or Hub id; without one, the studio records only")
-    add("--data_dir", type=Path, default=argparse.SUPPRESS, help="windows to watch and guess, instead of those recorded here")
+    add("--model", help="pipeline folder or Hub id; without one, the studio records only")
+    add("--data_dir", type=Path, help="windows to watch and guess, instead of those recorded here")
     add(
         "--rate",
         type=float,
-        default=argparse.SUPPRESS,
         help=f"steps a second; by default the model's, else those of --data_dir, else {ImportConfig.rate:g}",
     )
     add("--seq_len", type=int, default=DEFAULT_SEQ_LEN, help="steps of a window, where no model says it")
