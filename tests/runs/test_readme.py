@@ -193,7 +193,7 @@ def test_flags_that_the_text_names_exist(capsys):
     for verb in VERBS:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert "default: None" not in told
     known = set(re.findall(r"--\w+", told))
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
