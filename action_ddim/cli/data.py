@@ -113,15 +113,16 @@ def _screen_or_auto(text: str) -> tuple[int, int] | None:
 def _import_lines(summary: "ImportSummary", out: Path) -> list[str]:
     """Say what an import came to: every row that was dropped or changed, with its reason."""
     from action_ddim.recordings.cleaning import CHANGED, DROPPED
+    from action_ddim.recordings.convert import TIME_IN_DOUBT
     from action_ddim.recordings.windows import LEFT_OUT
 
     counts = summary.counts
     lines = [f"{len(summary.files)} files, {counts.rows:,} rows, of which {counts.dropped.total():,} were dropped"]
     if summary.skipped:
-        more = f" and {len(summary.skipped) - 1} more" if len(summary.skipped) > 1 else ""
+        more = ", ..." if len(summary.skipped) > 1 else ""
         lines[0] += f"; {len(summary.skipped)} other files are no recordings ({summary.skipped[0].name}{more})"
-    if summary.has_tables and 2 * counts.dropped.total() > counts.rows:
-        lines.append("  most rows were dropped: is the time column in the unit that --time_unit says?")
+    if summary.time_in_doubt:
+        lines.append(f"  most rows were dropped: {TIME_IN_DOUBT}")
     tables = {"dropped": (counts.dropped, DROPPED), "changed": (counts.changed, CHANGED)}
     tables["windows left out"] = (counts.windows_dropped, LEFT_OUT)
     for title, (counted, reasons) in tables.items():

@@ -109,6 +109,8 @@ def _read(path: Path, asked: int | None, said: float | None, num: int | None) ->
     own = shape[1] if len(shape) == 3 else None
     seq_len = int(asked or said or own or DEFAULT_SEQ_LEN)
     remedy = 'give their length by --seq_len, or in a dataset.json beside it, {"sequence_length": ...}'
+    if asked:
+        remedy = "give another --seq_len, or none"
     recording = open_action_file(path, seq_len, remedy=remedy)
     if not (asked or said or own):
         taken = f"{recording.num_sequences} sequences of {seq_len} steps"

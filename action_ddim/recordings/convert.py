@@ -30,6 +30,7 @@ from action_ddim.recordings.windows import WINDOWS, cut, let_idle
 SPLITS = ("val", "train")
 READ_SEQUENCES = 256  # at once, where windows are shared out
 MOST_TOLD = 5  # files that cannot be read, where none can
+TIME_IN_DOUBT = "is the time column in the unit that --time_unit says?"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,12 @@ class ImportSummary:
         """Whether some file is a table, whose columns and units were named."""
         return any(file["format"] in TABLES for file in self.files)
 
+    @property
+    def time_in_doubt(self) -> bool:
+        """Whether most rows of tables lie too far from each other, or move too fast, for the unit of time that was named."""
+        far = sum(self.counts.dropped[reason] for reason in ("alone", "too_sparse", "too_fast"))
+        return self.has_tables and 2 * far > self.counts.rows
+
     def count(self, split: str) -> int:
         """Return the windows of train or val."""
         return sum(count for group, count in self.windows.items() if (group in self.held_out) == (split == "val"))
@@ -153,7 +160,7 @@ def import_recordings(
                     raise UserError("; ".join(summary.unread[:MOST_TOLD]))
                 dropped = {**summary.counts.dropped, **summary.counts.windows_dropped}
                 why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are no rows"
-                remedy = "is the time column in the unit that --time_unit says?" if summary.has_tables else "see --help"
+                remedy = TIME_IN_DOUBT if summary.time_in_doubt else "see --help"
                 raise UserError(f"{config.sources[0]}: {summary.counts.rows} rows give no window ({why}); {remedy}")
             if lone_to_train and len(summary.windows) == 1:  # of what there is one of, nothing can be held out
                 config = replace(config, val_fraction=0.0)

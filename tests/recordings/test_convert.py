@@ -287,6 +287,13 @@ def test_time_in_another_unit_is_refused(tmp_path, capsys, unit, scale, ended, e
     assert IN_DOUBT not in capsys.readouterr().out
 
 
+def test_rows_in_bursts_are_no_other_unit(tmp_path):
+    """A device may send a row for x, and at once one for y."""
+    rows = "".join(f"{8000 * (row // 2) + 20 * (row % 2)},{row % 300},{row % 200},0\n" for row in range(1500))
+    (tmp_path / "log.csv").write_text("time,x,y,press\n" + rows)
+    assert import_data(tmp_path / "log.csv", "--out", tmp_path / "out", "--val_fraction", 0, "--time_unit", "us") == 0
+
+
 def test_rows_that_are_dropped_more_than_used_are_asked_about(tmp_path, capsys):
     """Pressed rows that lie alone still give windows."""
     rows = "".join(f"{8000 * row},{row % 300},{row % 200},{int(row % 3 == 0)}\n" for row in range(300))

@@ -141,6 +141,8 @@ def test_a_full_disk_is_told_and_loses_nothing(context, studio, tmp_path):
     os.system(f"prlimit --pid {client.process.pid} --fsize={limit}:unlimited")
     draw_wave(page, 1)
     playwright.expect(page.locator("#recorded")).to_contain_text("the disk does not take it: File too large")
+    with page.expect_download():  # of what is there
+        page.click("#download")
     os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
     playwright.expect(page.locator("#recorded")).to_contain_text("all of them on disk")
     all_arrive(page, tmp_path / "studio")
@@ -229,6 +231,7 @@ def test_rows_that_a_page_left_are_written_where_their_session_is_deleted(contex
     )
     os.system(f"prlimit --pid {client.process.pid} --fsize=unlimited:unlimited")
     all_arrive(page, tmp_path / "studio", but=before)
+    playwright.expect(page.locator("#recorded")).to_have_text("Rows of an earlier page are on disk.")
 
 
 def test_a_browser_that_keeps_nothing_records_and_comes_to_rest(context, studio, tmp_path):
@@ -268,7 +271,7 @@ def test_a_model_that_loads_is_asked_for_once_a_second(context, studio):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(3000)
-    assert 2 <= len(asked) <= 4
+    assert 1 <= len(asked) <= 4
     context.unroute_all(behavior="wait")
 
 
@@ -349,9 +352,9 @@ def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(con
     page.fill("#person", "ada")
     draw_wave(page, 0, steps=3)
     page.touchscreen.tap(500, 400)
-    finger = {"isPrimary": True, "pointerType": "touch", "pointerId": 7, "clientX": 500, "clientY": 400}
-    page.dispatch_event("#pad", "pointermove", {**finger, "buttons": 1})
-    page.dispatch_event("#pad", "pointercancel", {**finger, "buttons": 1})  # the system takes it for a gesture of its own
+    touch = context.new_cdp_session(page)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": 500, "y": 400}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchCancel", "touchPoints": []})  # for a gesture of the system's
     playwright.expect(page.locator("#sessions tbody tr")).to_have_count(2)
     page.wait_for_timeout(500)
     found = {}
@@ -394,7 +397,7 @@ def test_a_press_that_is_taken_away_ends_where_it_was(context, studio, tmp_path)
 WIDTHS = """
 window.widths = {};
 window.addEventListener("pointermove", event => {
-  widths[+event.timeStamp.toFixed(3)] = document.getElementById("pad").getBoundingClientRect().width;
+  widths[event.timeStamp.toFixed(3)] = document.getElementById("pad").getBoundingClientRect().width;
 }, true);
 """
 
@@ -408,7 +411,7 @@ def test_rows_are_of_the_size_that_the_field_had(context, studio, tmp_path):
         page.mouse.move(200 + 5 * step, 400)
     all_arrive(page, tmp_path / "studio")
     widths = page.evaluate("widths")
-    found = [(header["width"], widths[f"{row[0]:g}"]) for header, rows in read_sessions(tmp_path / "studio") for row in rows]
+    found = [(header["width"], widths[f"{row[0]:.3f}"]) for header, rows in read_sessions(tmp_path / "studio") for row in rows]
     assert len(found) == 20
     assert all(said == was for said, was in found)
     assert len(set(found)) == 2
@@ -443,16 +446,18 @@ def test_a_finger_draws_beside_a_thumb_that_rests(context, studio, tmp_path):
     another = {"x": 300, "y": 500, "id": 3}
     send("touchStart", thumb, finger, another)  # which is none of the stroke
     send("touchMove", thumb, finger, {**another, "x": 320})
-    send("touchEnd", thumb, another)
-    send("touchEnd")
+    send("touchEnd", finger)
+    send("touchMove", thumb, {**another, "x": 340})
+    send("touchEnd", another)
+    send("touchEnd", thumb)
     playwright.expect(page.locator("#sessions tbody tr")).to_have_count(1)
     page.wait_for_timeout(500)
     ((header, rows),) = read_sessions(tmp_path / "studio")
     assert header["device"] == "touch"
     box = page.locator("#pad").bounding_box()
     assert {round(row[2] + box["y"]) for row in rows} == {400}
-    assert [row[3] for row in rows][:6] == [1] * 6
-    assert rows[-1][3] == 0
+    assert [row[3] for row in rows] == [1] * (len(rows) - 1) + [0]
+    assert len(rows) >= 6
 
 
 def test_recorded_exported_trained_drawn_and_filled_in(context, studio, tmp_path):

@@ -191,7 +191,8 @@ def test_address_can_be_opened_as_it_is_printed(host, expected, start, tmp_path)
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
-        pytest.skip("this machine has no ::1")
+        if ":" in host:
+            pytest.skip("this machine has no ::1")
     process = start("-m", "action_ddim", "studio", "--out", tmp_path / "studio", "--port", 0, "--host", host)
     wait_for(lambda: "Ctrl-C" in process.output(), process)
     address = process.output().split()[1]
@@ -245,16 +246,13 @@ def test_points_without_a_step_each_are_refused(model, data):
         artist.through(np.full((steps, 2), 0.5), drag=False)
 
 
-def test_drawing_that_fails_is_told_and_logged():
+def test_drawing_that_fails_is_told_and_logged(caplog):
     def told():
         yield {"done": 1}
         raise RuntimeError("out of memory\nand more")
 
-    lines = _lines(told())
-    assert json.loads(next(lines)) == {"done": 1}
-    assert json.loads(next(lines)) == {"error": "the drawing failed: out of memory"}
-    with pytest.raises(RuntimeError, match="out of memory"):
-        next(lines)
+    assert [json.loads(line) for line in _lines(told())] == [{"done": 1}, {"error": "the drawing failed: out of memory"}]
+    assert "RuntimeError: out of memory\nand more" in caplog.text  # the answer ends whole: a browser drops one that breaks off
 
 
 def test_line_that_is_nested_too_deep_ends_the_count(tmp_path):

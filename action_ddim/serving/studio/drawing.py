@@ -84,10 +84,10 @@ class Artist:
             UserError: there are more points than steps for them.
         """
         ends = (self.seq_len // 2,) * 2 if len(points) == 1 else (self.seq_len // 3, 2 * self.seq_len // 3)
-        at = np.linspace(*ends, len(points)).round().astype(int)
-        if len(set(at)) < len(points) > 1:
-            most = ends[1] - ends[0] + 1
+        most = ends[1] - ends[0] + 1
+        if len(points) > most:
             raise UserError(f"{len(points)} points are too many for the {most} steps that they have; take some away")
+        at = np.linspace(*ends, len(points)).round().astype(int)
         known = np.zeros((self.seq_len, NUM_CHANNELS), np.float32)
         known[at, :PRESS] = points
         known[at[0] : at[-1] + 1, PRESS] = 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import secrets
 import socket
@@ -153,8 +154,9 @@ def _lines(told: Iterator[dict]) -> Iterator[str]:
     except UserError as error:
         yield json.dumps({"error": str(error)}) + "\n"
     except Exception as error:
+        # Raised here, it would break the answer off, and a browser then drops what it has not read.
+        logging.getLogger("uvicorn.error").exception("the drawing failed")
         yield json.dumps({"error": f"the drawing failed: {first_line(error)}"}) + "\n"
-        raise
 
 
 def _zipped(paths: list[Path]) -> bytes:

@@ -64,7 +64,7 @@ async function work(button, line, text, doIt) {
     say(line, error.message, true);
   } finally {
     button.disabled = false;
-    if (focused && document.activeElement === document.body) button.focus();
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
   }
 }
 
@@ -118,6 +118,7 @@ class Replay {
     this.rate = 125;
     const frame = now => {
       if (this.canvases[0].offsetParent) this.draw(now);
+      this.drawn = now;
       requestAnimationFrame(frame);
     };
     requestAnimationFrame(frame);
@@ -137,7 +138,6 @@ class Replay {
 
   draw(now) {
     if (!this.paused) this.elapsed += now - this.drawn;
-    this.drawn = now;
     this.canvases.forEach((canvas, side) => {
       const list = this.lists[side], target = surface(canvas);
       if (!list.length) return;
@@ -162,7 +162,7 @@ class Session {
     const name = `${now.slice(0, 10).replaceAll("-", "")}-${now.slice(11, 19).replaceAll(":", "")}-${random}`;
     const person = byId("person").value.replace(/[\p{Cc}\p{Cs}]/gu, "").trim() || "me"; // no tab, no half of a letter
     const session = new Session(name, { person, device, width, height });
-    navigator.locks?.request(session.key, () => new Promise(() => {})); // held as long as the page lives: nobody else sends it
+    navigator.locks?.request(session.key, () => new Promise(() => {})).catch(() => {}); // held as long as the page lives: nobody else sends it
     return session;
   }
 
@@ -197,19 +197,20 @@ class Session {
   }
 
   async sendAll(options) {
-    try {
-      while (this.rows.length) {
-        const rows = this.rows.slice(0, MOST_ROWS);
-        const answer = await ask("rows", { session: this.name, header: this.header, first: this.first, rows }, options);
-        if (answer.count > this.first) this.acknowledge(answer.count); // not the late answer to an earlier request
+    while (this.rows.length) {
+      const first = this.first, rows = this.rows.slice(0, MOST_ROWS);
+      try {
+        const answer = await ask("rows", { session: this.name, header: this.header, first, rows }, options);
+        this.acknowledge(first, answer.count);
+      } catch (error) {
+        if (error.status === 409) this.acknowledge(first, error.answer.count); // of a folder that was emptied, or of another page
+        throw error;
       }
-    } catch (error) {
-      if (error.status === 409) this.acknowledge(error.answer.count); // of a folder that was emptied, or of another page
-      throw error;
     }
   }
 
-  acknowledge(count) {
+  acknowledge(first, count) {
+    if (first !== this.first) return; // another answer came sooner
     this.rows.splice(0, Math.max(0, count - this.first));
     this.first = count;
     this.kept = false;
@@ -237,7 +238,8 @@ class Recorder {
     this.last = {}; // where that was
     this.pressing = {}; // the pointer of each device that is pressed: of several fingers, the first
     this.box = {}; // where the field lies
-    this.flushing = null; // since when, ms
+    this.flushing = null; // the sending that is under way, since `since`, ms
+    this.earlier = false; // whether rows of an earlier page are said to wait
     this.ended = []; // sessions of before, with rows that are not on disk
     this.total = 0;
     for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerenter", "pointerleave"])
@@ -280,13 +282,16 @@ class Recorder {
   }
 
   hear(event) {
-    const device = deviceOf(event);
-    if (!this.on || event.pointerId !== (this.pressing[device] ?? event.pointerId)) return;
+    const device = deviceOf(event), pressing = this.pressing[device];
+    if (!this.on || event.pointerId !== (pressing ?? event.pointerId)) return;
     if (event.type === "pointerenter" || event.type === "pointerleave") { // a finger leaves when it is lifted
       this.inside[device] = false;
       return;
     }
+    if (device === "touch" && event.type !== "pointerdown" && pressing === undefined) return; // a finger that came second
     this.fit(); // the observer hears of another size later than the pointer does
+    const cancelled = event.type === "pointercancel"; // which may tell no place
+    if (cancelled && !this.inside[device]) return;
     if (event.type === "pointerdown") {
       this.pad.setPointerCapture(event.pointerId);
       this.pressing[device] = event.pointerId;
@@ -294,11 +299,10 @@ class Recorder {
     const session = this.current[device] ??= Session.begun(device, this.box.width, this.box.height);
     const parts = event.type === "pointermove" ? event.getCoalescedEvents?.() ?? [] : [];
     for (const part of parts.length ? parts : [event]) {
-      const cancelled = event.type === "pointercancel"; // which may tell no place
       const down = cancelled ? 0 : part.buttons & 1;
       const seen = this.inside[device] ? 1 : 0;
       const here = { x: part.clientX - this.box.left, y: part.clientY - this.box.top };
-      const { x, y } = cancelled && seen ? this.last[device] : here;
+      const { x, y } = cancelled ? this.last[device] : here;
       session.add([part.timeStamp, x, y, down, down ? part.pressure : 0, seen].map(value => +value.toFixed(3)));
       this.total++;
       if (seen) this.trace(this.last[device], { x, y }, down);
@@ -317,34 +321,37 @@ class Recorder {
     pen.stroke();
   }
 
-  async flush() {
-    const sessions = this.sessions;
-    if (sessions.every(session => !session.rows.length && session.kept)) return;
-    const full = sessions.filter(session => !session.keep()).length > 0;
-    const wait = reason => {
-      const waiting = sessions.reduce((sum, session) => sum + session.rows.length, 0);
-      const warning = full ? " The browser keeps no more for it: do not close this page" : "";
-      say("recorded", `${waiting.toLocaleString()} rows wait in this page: ${reason}.${warning}`, true);
-    };
+  get waiting() {
+    return this.sessions.reduce((sum, session) => sum + session.rows.length, 0);
+  }
+
+  // Keep all rows and send them; who asks meanwhile waits for the same.
+  flush() {
+    for (const session of this.sessions) session.keep();
     if (this.flushing) {
-      if (performance.now() - this.flushing > PATIENCE_MS) wait("the studio has not answered yet");
-      return;
+      if (performance.now() - this.since > PATIENCE_MS) this.sayWaiting("the studio has not answered yet");
+      return this.flushing;
     }
-    this.flushing = performance.now();
-    try {
-      await this.send();
-      say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
-      this.ended = this.ended.filter(session => session.rows.length);
-      showSessions();
-    } catch (error) {
-      wait(error.message);
-    } finally {
-      this.flushing = null;
-    }
+    if (this.sessions.every(session => !session.rows.length && session.kept)) return null;
+    this.since = performance.now();
+    return this.flushing = this.send().finally(() => { this.flushing = null; });
   }
 
   async send() {
-    await Promise.all(this.sessions.map(session => session.send()));
+    try {
+      await Promise.all(this.sessions.map(session => session.send()));
+      this.ended = this.ended.filter(session => session.rows.length);
+      if (!this.waiting) say("recorded", `${this.total.toLocaleString()} rows recorded since the page was opened, all of them on disk.`);
+      showSessions();
+    } catch (error) {
+      this.sayWaiting(error.message);
+    }
+  }
+
+  sayWaiting(reason) {
+    const full = this.sessions.some(session => !session.keep());
+    const warning = full ? " The browser keeps no more for it: do not close this page" : "";
+    say("recorded", `${this.waiting.toLocaleString()} rows wait in this page: ${reason}.${warning}`, true);
   }
 
   // The page goes: what is left is kept, and sent where the studio still listens.
@@ -373,9 +380,13 @@ class Recorder {
           delete session.keep;
           if (localStorage.getItem(key) === left) session.keep();
         }
+        if (this.earlier) say("recorded", "Rows of an earlier page are on disk.");
+        this.earlier = false;
         showSessions();
       }).catch(error => { // the next round tries again
-        if (error.status && error.status !== 409) say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
+        if (!error.status || error.status === 409) return;
+        this.earlier = true;
+        say("recorded", `Rows of an earlier page wait: ${error.message}.`, true);
       });
     }
   }
@@ -384,13 +395,17 @@ class Recorder {
 let asking = 0; // the timer of the next question
 
 async function showSessions() {
+  const askAgain = after => {
+    clearTimeout(asking);
+    asking = setTimeout(showSessions, after);
+  };
   clearTimeout(asking);
   let state;
   try {
     state = await (await request("state")).json();
   } catch (error) {
     say("about", error.message, true);
-    asking = setTimeout(showSessions, RECOVER_EVERY_MS);
+    if (!error.status) askAgain(RECOVER_EVERY_MS);
     return;
   }
   byId("toggle").disabled = false; // this page may send what it records
@@ -403,7 +418,7 @@ async function showSessions() {
   byId("sessions").hidden = !rows.length;
   const model = state.model ? `model ${state.model.name}: ${state.model.state}` : "no model (start with --model to draw)";
   say("about", `Recordings are kept in ${state.folder}; ${model}.`);
-  if (state.model?.state === "loading") asking = setTimeout(showSessions, RECOVER_EVERY_MS / 2);
+  if (state.model?.state === "loading") askAgain(RECOVER_EVERY_MS / 2);
   rate = state.rate;
 }
 
@@ -426,7 +441,7 @@ try {
   byId("person").value = sessionStorage.getItem("studio person") ?? byId("person").value;
 } catch {}
 byId("export").addEventListener("click", event => work(event.target, "made", "Making windows…", async () => {
-  await recorder.send();
+  await recorder.flush(); // rows that wait are told there
   const made = await ask("export");
   const dropped = Object.entries(made.dropped).map(([reason, count]) => `${count} ${reason}`).join(", ") || "none";
   byId("exported").hidden = false;
@@ -439,7 +454,7 @@ byId("export").addEventListener("click", event => work(event.target, "made", "Ma
     `action-ddim train --data_dir ${folder("train")} --val_data_dir ${folder(made.val ? "val" : "train")} --report_to none`;
 }));
 byId("download").addEventListener("click", event => work(event.target, "made", "Packing…", async () => {
-  await recorder.send();
+  await recorder.flush(); // rows that wait are told there
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await (await request("sessions.zip")).blob());
   link.download = "sessions.zip";
