@@ -159,8 +159,14 @@ def studio(argv: list[str], prog: str | None) -> None:
         made = Studio(args.out, artist, data, rate, args.seq_len)
     except OSError as error:
         raise UserError(f"--out {args.out} cannot be written: {error.strerror or error}") from error
+
+    def opened(address: str) -> None:
+        print(f"open {address}\nCtrl-C closes the studio.", flush=True)
+        if artist:
+            artist.start()
+
     with suppress(KeyboardInterrupt):  # which is how a studio is closed
-        serve(made, host, args.port, lambda address: print(f"open {address}\nCtrl-C closes the studio.", flush=True))
+        serve(made, host, args.port, opened)
 
 
 def _as_browsers_write(host: str) -> str:

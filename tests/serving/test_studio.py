@@ -231,6 +231,7 @@ def test_model_that_does_not_fit_is_told(model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
     artist = Artist(str(model), "cpu", 2)
+    artist.start()
     told = f"--model {model} cannot be loaded: CUDA out of memory"
     with pytest.raises(UserError, match=told):
         next(artist.draw(1))

@@ -19,7 +19,7 @@ AT_ONCE = 4  # sequences, between which the page hears how far it is
 
 
 class Artist:
-    """A model that draws for the page, one request at a time.
+    """A model that draws for the page, one request at a time, once it was started to load.
 
     Args:
         model: A pipeline folder or Hub id, of which the folder is looked for at once.
@@ -42,6 +42,9 @@ class Artist:
         self._fault: str | None = None
         self._turn = threading.Lock()
         self._loading = threading.Thread(target=self._load, args=(model, device), daemon=True)
+
+    def start(self) -> None:
+        """Begin to load, beside all else."""
         self._loading.start()
 
     def _load(self, model: str, device: str) -> None:
