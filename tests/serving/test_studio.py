@@ -159,6 +159,20 @@ def test_ctrl_c_closes_it_and_the_address_stays(studio):
     assert studio(port=client.port).address == client.address
 
 
+@pytest.mark.slow
+def test_ctrl_c_ends_a_drawing(studio, model):
+    client = studio("--model", model, "--num_inference_steps", 100)
+    connection = http.client.HTTPConnection("127.0.0.1", int(client.port), timeout=60)
+    connection.request("POST", "/draw", json.dumps({"num": 64}), {"x-studio-token": client.token})
+    answer = connection.getresponse()
+    assert json.loads(answer.readline())["done"] == 4
+    client.process.send_signal(signal.SIGINT)
+    told = [json.loads(line)["done"] for line in answer.read().splitlines()]
+    assert client.process.wait(30) == 0
+    assert max(told, default=4) < 64
+    assert "Traceback" not in client.process.output()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -252,7 +266,10 @@ def test_drawing_that_fails_is_told_and_logged(caplog):
         yield {"done": 1}
         raise RuntimeError("out of memory\nand more")
 
-    assert [json.loads(line) for line in _lines(told())] == [{"done": 1}, {"error": "the drawing failed: out of memory"}]
+    assert [json.loads(line) for line in _lines(told(), lambda: False)] == [
+        {"done": 1},
+        {"error": "the drawing failed: out of memory"},
+    ]
     assert "RuntimeError: out of memory\nand more" in caplog.text  # the answer ends whole: a browser drops one that breaks off
 
 

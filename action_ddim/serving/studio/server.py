@@ -27,12 +27,12 @@ from action_ddim.serving.studio.studio import Studio
 TYPES = {"studio.html": "text/html", "studio.js": "text/javascript", "studio.css": "text/css"}
 LOOPBACK, HTTP_PORT = "127.0.0.1", 80
 TOKEN_LENGTH = 32
-LAST_ANSWERS = 3  # seconds that answers under way have when the studio is closed
+LAST_ANSWERS = 10  # seconds that answers under way have when the studio is closed
 TOKEN_FILE = ".token"  # beside the recordings: a page that is open goes on when the studio is started again
 
 
-def application(studio: Studio, hosts: Collection[str], token: str) -> Starlette:
-    """Return the application; see `Guard` for what it needs to know of its callers."""
+def application(studio: Studio, hosts: Collection[str], token: str, closing: Callable[[], bool]) -> Starlette:
+    """Return the application; see `Guard` for what it needs to know of its callers. Drawings end where it is `closing`."""
     page = files("action_ddim.serving.studio") / "page"
 
     def static(name: str) -> Callable:
@@ -64,7 +64,7 @@ def application(studio: Studio, hosts: Collection[str], token: str) -> Starlette
     def stream(ask: Callable[[dict], Iterator[dict]]) -> Callable:
         async def endpoint(request: Request) -> Response:
             told = await run_in_threadpool(ask, await _asked(request))
-            return StreamingResponse(_lines(told), media_type="application/x-ndjson")
+            return StreamingResponse(_lines(told, closing), media_type="application/x-ndjson")
 
         return endpoint
 
@@ -112,12 +112,13 @@ def serve(studio: Studio, host: str, port: int, announce: Callable[[str], None])
         name = f"[{host}]" if ":" in host else host.lower()
         names = {name} | ({"localhost"} if host == LOOPBACK else set())
         hosts = {f"{name}:{port}" for name in names} | (names if port == HTTP_PORT else set())  # which browsers leave out
-        app = application(studio, hosts, token)
+        app = application(studio, hosts, token, closing=lambda: server.should_exit)
         announce(f"http://{name}:{port}/?token={token}")
         config = uvicorn.Config(
             app, log_level="warning", lifespan="off", server_header=False, timeout_graceful_shutdown=LAST_ANSWERS
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
 
 
 def _token(path: Path) -> str:
@@ -146,11 +147,13 @@ async def _asked(request: Request) -> dict:
     return asked
 
 
-def _lines(told: Iterator[dict]) -> Iterator[str]:
-    """Return a line of JSON for each message, the last one an error where that ends them."""
+def _lines(told: Iterator[dict], closing: Callable[[], bool]) -> Iterator[str]:
+    """Return a line of JSON for each message, the last one an error where that ends them; none after it is `closing`."""
     try:
         for message in told:
             yield json.dumps(message) + "\n"
+            if closing():
+                return
     except UserError as error:
         yield json.dumps({"error": str(error)}) + "\n"
     except Exception as error:
