@@ -94,6 +94,12 @@ def rows_on_disk(folder: Path) -> int:
     return sum(len(path.read_text().splitlines()) - 1 for path in (folder / "sessions").glob("*.jsonl"))
 
 
+def read_sessions(folder: Path) -> list[tuple[dict, list]]:
+    """Return the header and the rows of each session."""
+    found = (map(json.loads, path.read_text().splitlines()) for path in (folder / "sessions").iterdir())
+    return [(header, rows) for header, *rows in found]
+
+
 def all_arrive(page, folder: Path, *, but: int = 0) -> None:
     """Wait until the rows on disk are those that the browser told, but for so many; once each."""
     for _ in range(100):
@@ -358,19 +364,12 @@ def test_a_finger_is_a_device_of_its_own_and_a_press_that_is_taken_away_ends(con
     playwright.expect(page.locator("#sessions tbody tr")).to_have_count(2)
     page.wait_for_timeout(500)
     found = {}
-    for path in (tmp_path / "studio" / "sessions").iterdir():
-        header, *rows = map(json.loads, path.read_text().splitlines())
+    for header, rows in read_sessions(tmp_path / "studio"):
         assert header["person"] == "ada"
         found[header["device"]] = rows
     assert set(found) == {"mouse", "touch"}
     assert [(row[3], row[5]) for row in found["touch"]] == [(1, 0), (0, 1), (1, 0), (0, 1)]  # where it came down was not seen
     assert len({tuple(row[1:3]) for row in found["touch"]}) == 1
-
-
-def read_sessions(folder: Path) -> list[tuple[dict, list]]:
-    """Return the header and the rows of each session."""
-    found = (map(json.loads, path.read_text().splitlines()) for path in (folder / "sessions").iterdir())
-    return [(header, rows) for header, *rows in found]
 
 
 def test_a_press_within_a_selection_of_text_is_no_drag_of_it(context, studio, tmp_path):
